@@ -1,0 +1,37 @@
+"""geventgate: WSGI and WebSockets on gevent. The public names, each imported at its first use.
+
+So ``import geventgate`` brings in neither gevent nor ssl nor threading, and whoever patches may do it afterwards.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from geventgate import errors
+    from geventgate.assemble import Server
+    from geventgate.cli import serve
+    from geventgate.config import Config
+    from geventgate.gateway.websocket import WebSocket
+
+__version__ = "0.1.0"
+__all__ = ["Config", "Server", "WebSocket", "errors", "serve"]
+
+_HOMES = {
+    "Config": "geventgate.config",
+    "Server": "geventgate.assemble",
+    "WebSocket": "geventgate.gateway.websocket",
+    "serve": "geventgate.cli",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "errors":
+        return import_module("geventgate.errors")
+    if name in _HOMES:
+        value = globals()[name] = getattr(import_module(_HOMES[name]), name)
+        return value
+    raise AttributeError(f"module 'geventgate' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

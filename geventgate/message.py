@@ -1,0 +1,81 @@
+"""The values that travel between the layers. A leaf: no I/O, no policy."""
+
+Field = tuple[bytes, bytes]
+Fields = tuple[Field, ...]
+
+
+class RequestHead:
+    """What a client said before the content of its request (RFC 9110 §6), whatever carried it.
+
+    ``fields`` keeps the wire's order and duplicates, names in lower case. The fields that govern
+    the connection are at hand as attributes: their value, values joined with ", " when repeated
+    (RFC 9110 §5.3), or None.
+    """
+
+    __slots__ = (
+        "method", "target", "http_version", "scheme", "authority", "path", "query", "protocol", "fields", "size",
+        "connection", "content_length", "transfer_encoding", "expect", "upgrade",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        method: str,
+        target: bytes,
+        http_version: str,
+        fields: Fields,
+        scheme: str = "http",
+        authority: bytes = b"",
+        path: bytes = b"/",
+        query: bytes = b"",
+        protocol: str | None = None,
+        size: int = 0,
+        connection: bytes | None = None,
+        content_length: bytes | None = None,
+        transfer_encoding: bytes | None = None,
+        expect: bytes | None = None,
+        upgrade: bytes | None = None,
+    ) -> None:
+        self.method = method
+        self.target = target  # as received
+        self.http_version = http_version  # "1.0", "1.1", "2"
+        self.scheme = scheme  # the transport's, never the peer's claim
+        self.authority = authority  # of an absolute target, else Host (RFC 9112 §3.3)
+        self.path = path  # of the target, still percent-encoded
+        self.query = query
+        self.protocol = protocol  # what the peer offers to switch to; "" for CONNECT; None
+        self.fields = fields
+        self.size = size  # of the head on the wire, in bytes
+        self.connection = connection
+        self.content_length = content_length
+        self.transfer_encoding = transfer_encoding
+        self.expect = expect
+        self.upgrade = upgrade
+
+    def get(self, name: bytes) -> bytes | None:
+        """The value of the field *name* (lower case), joined with ", " when repeated, or None."""
+        values = [value for field, value in self.fields if field == name]
+        return b", ".join(values) if values else None
+
+
+class ResponseHead:
+    """A status and its fields, checked and on the wire's terms, without what the server adds."""
+
+    __slots__ = ("code", "wire", "content_length", "dated", "named", "closing", "faults")
+
+    def __init__(
+        self,
+        code: int,
+        wire: bytes,
+        content_length: int,
+        dated: bool,
+        named: bool,
+        closing: bool,
+        faults: tuple[str, ...],
+    ) -> None:
+        self.code = code
+        self.wire = wire  # status line and field lines
+        self.content_length = content_length  # as the application stated it, or -1
+        self.dated = dated  # the application sent its own Date
+        self.named = named  # and its own Server
+        self.closing = closing  # the application asked for Connection: close
+        self.faults = faults  # what was corrected, for the log

@@ -1,0 +1,112 @@
+"""The opening handshake of a WebSocket: over HTTP/1.1 (RFC 6455 §4), over HTTP/2 as extended CONNECT (RFC 8441).
+
+Functions over a RequestHead; the carrier sends the answer and owns its status, Connection and Upgrade. No extension
+is accepted: a Sec-WebSocket-Extensions offer stays unanswered, which declines it (RFC 6455 §9.1).
+"""
+
+import re
+from base64 import b64encode
+from collections.abc import Collection
+from hashlib import sha1
+from typing import NamedTuple
+
+from geventgate.errors import ApplicationError, PeerError
+from geventgate.exchange import ResponseFields, Text
+from geventgate.message import RequestHead
+
+VERSION = "13"
+GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 §1.3
+DEFAULT_PORTS = {"http": "80", "https": "443"}
+
+_is_key = re.compile(rb"[A-Za-z0-9+/]{22}==").fullmatch  # base64 of 16 bytes
+_is_token = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch
+_origin = re.compile(r"(https?)://([^/?#@]+)", re.IGNORECASE).fullmatch  # RFC 6454 §6.2
+_host_and_port = re.compile(r"(\[[^\]]*\]|[^:]*)(?::([0-9]*))?").fullmatch
+
+
+class Handshake(NamedTuple):
+    """What a client asked for when it opened the WebSocket."""
+
+    key: bytes  # b"" over HTTP/2, which needs no proof (RFC 8441 §5)
+    version: str
+    subprotocols: tuple[str, ...]  # offered, the client's favourite first
+    origin: str | None  # of the page that opens it; None outside of browsers
+
+
+def is_websocket(head: RequestHead) -> bool:
+    """Whether the request opens a WebSocket (RFC 6455 §4.2.1, RFC 8441 §4); well or malformed."""
+    if head.protocol is None or head.protocol.lower() != "websocket":
+        return False
+    return head.method == ("CONNECT" if head.http_version == "2" else "GET")
+
+
+def check_handshake(head: RequestHead) -> Handshake:
+    """Parse a handshake. Raises PeerError: 426 unless the version is 13 (RFC 6455 §4.4), 400 for what is malformed."""
+    version = (head.get(b"sec-websocket-version") or b"").decode("latin-1")
+    if version != VERSION:
+        raise PeerError(426, f"only WebSocket version {VERSION} is spoken here")
+    key = b""
+    if head.http_version != "2":
+        key = head.get(b"sec-websocket-key") or b""  # a repeated one comes joined, and is none
+        if not _is_key(key):
+            raise PeerError(400, "Sec-WebSocket-Key must be 16 bytes in base64, once")
+    subprotocols = _elements(head.get(b"sec-websocket-protocol"))
+    if not all(map(_is_token, subprotocols)):
+        raise PeerError(400, "malformed Sec-WebSocket-Protocol")
+    origins = [value for name, value in head.fields if name == b"origin"]
+    if len(origins) > 1:
+        raise PeerError(400, "more than one Origin")
+    return Handshake(key, version, subprotocols, origins[0].decode("latin-1") if origins else None)
+
+
+def accept_fields(
+    handshake: Handshake, subprotocol: str | None = None, headers: ResponseFields = ()
+) -> list[tuple[Text, Text]]:
+    """The fields that accept *handshake* (RFC 6455 §4.2.2), the application's *headers* behind ours.
+
+    Raises ApplicationError for a subprotocol that was not offered, and for Sec-WebSocket-* among *headers*.
+    """
+    fields: list[tuple[Text, Text]] = []
+    if handshake.key:
+        fields.append(("Sec-WebSocket-Accept", accept_value(handshake.key)))
+    if subprotocol is not None:
+        if subprotocol not in handshake.subprotocols:
+            raise ApplicationError(f"subprotocol {subprotocol!r} was not offered")
+        fields.append(("Sec-WebSocket-Protocol", subprotocol))
+    for name, value in headers:
+        text = name if isinstance(name, str) else name.decode("latin-1")
+        if text.lower().startswith("sec-websocket-"):
+            raise ApplicationError(f"{text} belongs to the server")
+        fields.append((name, value))
+    return fields
+
+
+def accept_value(key: bytes) -> str:
+    """The proof that the handshake was read as one (RFC 6455 §4.2.2, item 5.4)."""
+    return b64encode(sha1(key + GUID, usedforsecurity=False).digest()).decode("ascii")
+
+
+def origin_allowed(head: RequestHead, origin: str | None, origins: Collection[str] = ()) -> bool:
+    """Whether a page of *origin* may open this WebSocket (RFC 6455 §10.2): one of the same host and port may, and
+    those in *origins*; "*" there is any. A client that sends no Origin is no browser, and passes."""
+    if origin is None or "*" in origins or origin in origins:
+        return True
+    match = _origin(origin)
+    if match is None:  # "null" too: a sandboxed frame, a file
+        return False
+    # The origin's scheme decides about both default ports: TLS may end in front of us, and head.scheme be "http".
+    default = DEFAULT_PORTS[match[1].lower()]
+    theirs = _split(match[2], default)
+    return theirs is not None and theirs == _split(head.authority.decode("latin-1"), default)
+
+
+def _split(authority: str, default_port: str) -> tuple[str, str] | None:
+    match = _host_and_port(authority)
+    return (match[1].lower(), match[2] or default_port) if match and match[1] else None
+
+
+def _elements(value: bytes | None) -> tuple[str, ...]:
+    """The elements of a list field, empty ones left out (RFC 9110 §5.6.1)."""
+    if not value:
+        return ()
+    return tuple(element for part in value.decode("latin-1").split(",") if (element := part.strip(" \t")))

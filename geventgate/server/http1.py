@@ -1,0 +1,591 @@
+"""Serve HTTP/1.1 on a stream: exchanges, one after the other (RFC 9112 §9.3).
+
+Knows no gateway: it calls ``handle(exchange)`` once per request. Read Http1Connection.serve() top-down: it is the
+whole life of a connection.
+"""
+
+import logging
+from contextvars import copy_context
+from enum import Enum, auto
+from time import perf_counter
+from typing import IO, Any
+
+import gevent
+from gevent.event import Event
+
+from geventgate import observe
+from geventgate.errors import ApplicationError, NotSupported, PeerError, PeerGone, PeerTimeout
+from geventgate.exchange import Address, Bytes, Exchange, ResponseFields, Tunnel
+from geventgate.message import Fields, RequestHead, ResponseHead
+from geventgate.protocol.http1 import (
+    CHUNKED,
+    CONTINUE,
+    KNOWN_LENGTH,
+    NO_CONTENT,
+    UNTIL_CLOSE,
+    Content,
+    compose_informational,
+    compose_response_head,
+    compose_upgrade,
+    encode_chunk,
+    encode_last_chunk,
+    expects_continue,
+    parse_request_head,
+    persists,
+    reason,
+    request_content,
+    response_content,
+)
+from geventgate.server.clock import CLOCK, SERVER
+from geventgate.server.service import Service
+from geventgate.server.stream import Stream
+
+MAX_DRAIN = 64 * 1024  # bytes of unread content worth reading to keep a connection; precedent: Go's 256 KiB
+LINGER_SECONDS = 5.0  # for a client still sending to read its answer; precedent: nginx's lingering_timeout
+DRAIN_SECONDS = 1.0  # an idle connection stays open when the server drains: a request may be on its way
+IDLE_TICKS = 2  # sweeps that find a connection idle before its greenlet goes
+TURNS = 32  # pipelined requests answered in a row before other connections have theirs
+FILE_PIECE = 64 * 1024
+
+log = logging.getLogger("geventgate")
+
+
+class Http1Connection:
+    """The life of one connection."""
+
+    __slots__ = ("_exchange", "_idle_ticks", "_local", "_peer", "_served", "_service", "_stream", "_worker")
+
+    def __init__(self, stream: Stream, peer: Address, local: Address, service: Service) -> None:
+        # Set once.
+        self._stream = stream
+        self._peer = peer
+        self._local = local
+        self._service = service
+        # Owned by serve(); the sweep looks.
+        self._worker: Any = None
+        self._exchange: Http1Exchange | None = None
+        self._served = False
+        self._idle_ticks = 0
+        stream.deadline = CLOCK.now + service.config.head_timeout
+
+    def start(self) -> None:
+        """Have a greenlet serve, until the connection ends or idles."""
+        self._worker = self._service.workers.run(self._work)
+
+    def _work(self) -> None:
+        idles = False
+        try:
+            idles = self.serve()
+        finally:
+            self._worker = None
+            if idles:
+                self._stream.when_readable(self.start)
+            else:
+                self._stream.close()
+                self._service.leave(self)
+
+    def serve(self) -> bool:
+        """Serve until the connection idles (True: enter again with its next byte) or has served its last (False)."""
+        stream = self._stream
+        turns = 0
+        try:
+            while True:
+                if not stream.inbox:
+                    self._idle_ticks = turns = 0
+                    if not stream.wait():
+                        return True
+                elif (turns := turns + 1) % TURNS == 0:
+                    hub = gevent.get_hub()
+                    hub.wait(hub.loop.timer(0.0))  # sleep(0) may come back fifty times before the hub looks at a socket
+                head = self._read_head()
+                if head is None or not self._serve_exchange(head):
+                    return False
+                self._rest()
+        except PeerGone:
+            pass  # nobody is left to tell
+        except PeerTimeout as error:
+            if stream.inbox:  # a slow head; an idle connection is closed in silence
+                self._refuse(error)
+        except PeerError as error:
+            self._refuse(error)
+        return False
+
+    def _read_head(self) -> RequestHead | None:
+        """Return the next request's head, or None when the peer has ended."""
+        stream = self._stream
+        limits = self._service.head_limits
+        if not stream.inbox:
+            if not stream.receive():
+                return None
+            if self._served:  # a new connection's first byte and head share one deadline
+                stream.deadline = CLOCK.now + self._service.config.head_timeout
+        while (head := parse_request_head(stream.inbox, stream.start, limits)) is None:
+            if not stream.receive():
+                return None
+        stream.take(head.size)
+        stream.deadline = 0.0
+        return head
+
+    def _serve_exchange(self, head: RequestHead) -> bool:
+        """Serve one exchange; False when the connection has served its last."""
+        if head.method == "CONNECT":
+            raise PeerError(501, "CONNECT is not enabled: an open proxy is a trap")
+        content = request_content(head, self._service.config.limit_request_body)
+        continue_due = head.expect is not None and expects_continue(head) and content is not None
+        self._stream.pace()
+        self._served = True
+        exchange = self._exchange = Http1Exchange(
+            self._stream, head, self._peer, self._local, content, continue_due, self._service
+        )
+        if not observe.listeners:
+            return self._answer(exchange)
+        began = perf_counter()
+        try:
+            return self._answer(exchange)
+        finally:
+            for listener in observe.listeners:
+                listener.request_ended(exchange, perf_counter() - began)
+
+    def _answer(self, exchange: "Http1Exchange") -> bool:
+        """Call up: the one place. Whatever comes back as an exception is answered or cut here."""
+        try:
+            copy_context().run(self._service.handle, exchange)
+            return exchange.complete()
+        except PeerGone as error:
+            log.debug("%s: %s", exchange, error)
+            exchange.cut()
+            return False
+        except PeerError as error:
+            log.info("%s: %s", exchange, error)
+            return exchange.fail(error.status, str(error), persistent=False)
+        except (Exception, SystemExit, gevent.Timeout):
+            log.exception("%s: the application failed", exchange)
+            return exchange.fail(500, "")
+        except BaseException:  # killed
+            exchange.abort("its greenlet was killed")
+            raise
+        finally:
+            self._exchange = None
+            exchange.leave()
+
+    def _rest(self) -> None:
+        """Set the deadline for what comes next."""
+        config = self._service.config
+        if self._stream.inbox:
+            self._stream.deadline = CLOCK.now + config.head_timeout
+        elif self._service.draining.is_set():
+            self._stream.deadline = CLOCK.now + DRAIN_SECONDS
+        else:
+            self._stream.deadline = CLOCK.now + config.keep_alive
+
+    def _refuse(self, error: PeerError) -> None:
+        """Answer what is not even a request. Nothing behind it is served."""
+        log.info("%s:%s: %s: %s", *self._peer, error.status, error)
+        for listener in observe.listeners:
+            listener.request_refused(self._peer, error.status, str(error))
+        text = reason(error.status).encode("ascii") + b"\n"
+        head = compose_response_head(error.status, [("Content-Type", "text/plain"), ("Content-Length", str(len(text)))])
+        self._stream.write(head.wire + b"Connection: close\r\n" + CLOCK.server_and_date + text)
+        # One who was too slow is not waited for again.
+        linger(self._stream, 0.0 if isinstance(error, PeerTimeout) else LINGER_SECONDS)
+
+    # --- called by the server, in the hub
+
+    def sweep(self, now: float) -> None:
+        """Once a second: whoever is too slow is cut, whoever idles gives its greenlet back."""
+        stream = self._stream
+        if self._worker is None:
+            if stream.deadline <= now:
+                stream.close()
+                self._service.leave(self)
+            return
+        if stream.waiting:
+            self._idle_ticks += 1
+            if self._idle_ticks >= IDLE_TICKS and now < stream.deadline and stream.release():
+                return
+        exchange = self._exchange
+        config = self._service.config
+        stream.sweep(now, exchange is not None and not exchange.tunnelled, config.min_rate, config.write_timeout)
+
+    def drain(self) -> None:
+        """The server goes away: an idle connection is closed after a moment, a running exchange says so."""
+        if self._exchange is None and not self._stream.inbox:
+            self._stream.deadline = min(self._stream.deadline, CLOCK.now + DRAIN_SECONDS)
+
+    def kill(self) -> None:
+        """End at once; the peer sees its answer cut."""
+        worker = self._worker
+        if worker is not None:
+            worker.kill(block=False)
+            if worker.gr_frame is not None:  # it has begun, and ends the connection as it unwinds
+                return
+        self._stream.close()
+        self._service.leave(self)
+
+
+def linger(stream: Stream, seconds: float = LINGER_SECONDS) -> None:
+    """End our side, and let a peer that is still sending read our last bytes."""
+    stream.deadline = CLOCK.now + seconds
+    try:
+        stream.linger()
+    except PeerError as error:
+        log.debug("while lingering: %s", error)  # it has gone, or would not end: either way we are done
+
+
+OVER = Event()  # ``closed`` of every exchange whose end nobody watched
+OVER.set()
+
+
+class Said(Enum):
+    """What an exchange has said so far."""
+
+    NOTHING = auto()
+    HEAD_HELD = auto()
+    HEAD_SENT = auto()
+    FINISHED = auto()
+
+
+NOTHING, HEAD_HELD, HEAD_SENT, FINISHED = Said  # an attribute of an Enum costs ten times a global
+
+
+class Http1Exchange(Exchange):
+    """One exchange. ``status`` is what was sent (0: nothing), ``sent`` the bytes of content."""
+
+    __slots__ = (
+        "_closed", "_content", "_continue_due", "_cut", "_framing", "_head", "_left", "_persistent", "_said",
+        "_service", "_stream", "_tunnel", "has_content", "local", "peer", "request", "sent", "status", "tls",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        stream: Stream,
+        request: RequestHead,
+        peer: Address,
+        local: Address,
+        content: Content | None,
+        continue_due: bool,
+        service: Service,
+    ) -> None:
+        # Set once.
+        self.request = request
+        self.peer = peer
+        self.local = local
+        self.tls = None
+        self.has_content = content is not None
+        self._stream = stream
+        self._content = content
+        self._service = service
+        # Owned by the reading greenlet.
+        self._continue_due = continue_due
+        # Owned by the writing greenlet.
+        self.status = 0
+        self.sent = 0
+        self._persistent = persists(request)
+        self._said = NOTHING
+        self._head: ResponseHead | None = None
+        self._framing = NO_CONTENT
+        self._left = 0  # of a known length
+        self._cut = False
+        self._tunnel: Http1Tunnel | None = None
+        self._closed: Event | None = None
+
+    def __str__(self) -> str:
+        return f"{self.request.method} {self.request.target!r} from {self.peer[0]}"
+
+    # --- the request
+
+    def read(self, size: int) -> bytes:
+        content = self._content
+        if content is None:
+            return b""
+        stream = self._stream
+        if self._continue_due:
+            self._send_continue()
+        while not content.ended:
+            data, taken = content.decode(stream.inbox, stream.start, size)
+            if taken:
+                stream.take(taken)
+                if data:
+                    return data
+            elif not stream.receive():
+                raise PeerGone("the request's content was cut short")
+        return b""
+
+    def _send_continue(self) -> None:
+        """Tell a waiting client to go on. "A server MAY omit sending a 100 [...] if it has already received some or
+        all of the content" (RFC 9110 §10.1.1)."""
+        self._continue_due = False
+        if self._said in (NOTHING, HEAD_HELD) and not self._stream.inbox:
+            self._stream.write(CONTINUE)
+            self._stream.flush()
+
+    def trailers(self) -> Fields:
+        return self._content.trailers if self._content is not None else ()
+
+    @property
+    def closed(self) -> Event:
+        if self._closed is None:
+            self._closed = Event()
+            if self._said is not FINISHED or self._tunnel is not None:
+                self._stream.watch(self._closed.set)
+        return self._closed
+
+    # --- the response
+
+    def send_informational(self, status: int, fields: ResponseFields) -> None:
+        if self._said is not NOTHING:
+            raise ApplicationError("an interim response comes before the head")
+        if self.request.http_version != "1.0":  # "MUST NOT send a 1xx response to an HTTP/1.0 client" (RFC 9110 §15.2)
+            self._stream.write(compose_informational(status, fields))
+            self._stream.flush()
+
+    def send_head(self, status: str | int, fields: ResponseFields) -> None:
+        if self._said is not NOTHING:
+            raise ApplicationError("a response has one head")
+        head = compose_response_head(status, fields)
+        if head.code < 200:
+            raise ApplicationError(f"{head.code} is not a final status")
+        for fault in head.faults:
+            observe.warn_once(fault, f"{self}: the application sent {fault}; it was dropped")
+        self._head = head
+        self._said = HEAD_HELD
+
+    def send(self, data: bytes) -> None:
+        if self._said is HEAD_HELD:
+            self._write_head(-1)
+        self._write_content(data)
+        self._stream.flush()
+
+    def send_file(self, file: IO[bytes], offset: int, count: int) -> None:
+        if self._said is HEAD_HELD:
+            self._write_head(-1)
+        elif self._said is not HEAD_SENT:
+            raise ApplicationError("content outside of a response")
+        if self._framing is KNOWN_LENGTH:
+            sent = self._send_by_kernel(file, offset, min(count, self._left))
+            self._left -= sent
+            self.sent += sent
+            offset, count = offset + sent, min(count - sent, self._left)
+        if count > 0 and file.seekable():
+            file.seek(offset)
+        while count > 0 and self._framing is not NO_CONTENT and (data := file.read(min(count, FILE_PIECE))):
+            self.send(data)
+            count -= len(data)
+
+    def _send_by_kernel(self, file: IO[bytes], offset: int, count: int) -> int:
+        """Send by sendfile(2); 0 where it cannot be done so."""
+        try:
+            return self._stream.sendfile(file.fileno(), offset, count) if count > 0 else 0
+        except PeerError:
+            raise
+        except OSError as error:
+            log.debug("%s: not by sendfile: %s", self, error)
+            return 0
+
+    def finish(self, data: bytes = b"", trailers: ResponseFields = ()) -> None:
+        if self._said is HEAD_HELD:
+            self._write_head(-1 if trailers else len(data))
+        if data:
+            self._write_content(data)
+        elif self._said is not HEAD_SENT:
+            raise ApplicationError("content outside of a response")
+        if self._framing is CHUNKED:
+            self._stream.write(encode_last_chunk(trailers))
+        elif self._left and self._framing is KNOWN_LENGTH:
+            observe.warn_once("short", f"{self}: the application sent less than its Content-Length; the answer is cut")
+            self._cut = True
+        self._stream.flush()
+        self._said = FINISHED
+
+    def _write_head(self, length: int) -> None:
+        """Write the held head and what the server adds to it. *length* is the content's, or -1 when not known."""
+        head = self._head
+        request = self.request
+        assert head is not None
+        stated = head.content_length if head.content_length >= 0 else length
+        if head.closing or self._continue_due or self._service.draining.is_set() or self._too_much_unread():
+            self._persistent = False
+        framing = self._framing = response_content(request, head.code, stated, self._persistent)
+        wire = [head.wire]
+        if framing is KNOWN_LENGTH:
+            self._left = stated
+            if head.content_length < 0:
+                wire.append(b"Content-Length: %d\r\n" % stated)
+        elif framing is CHUNKED:
+            wire.append(b"Transfer-Encoding: chunked\r\n")
+        elif framing is UNTIL_CLOSE:
+            self._persistent = False
+        elif request.method == "HEAD" and length > 0 and head.content_length < 0:
+            wire.append(b"Content-Length: %d\r\n" % length)  # as GET would (RFC 9110 §9.3.2)
+        if head.code == 426:
+            wire.append(b"Connection: upgrade\r\n" if self._persistent else b"Connection: upgrade, close\r\n")
+        elif not self._persistent:
+            wire.append(b"Connection: close\r\n")
+        elif request.http_version == "1.0":
+            wire.append(b"Connection: keep-alive\r\n")
+        if not head.dated and not head.named:
+            wire.append(CLOCK.server_and_date)
+        else:
+            wire.append((b"" if head.named else SERVER) + (b"" if head.dated else CLOCK.date) + b"\r\n")
+        self._stream.write(b"".join(wire))
+        self.status = head.code
+        self._said = HEAD_SENT
+
+    def _too_much_unread(self) -> bool:
+        content = self._content
+        return content is not None and not content.ended and content.remaining - self._stream.pending() > MAX_DRAIN
+
+    def _write_content(self, data: bytes) -> None:
+        if self._said is not HEAD_SENT:
+            raise ApplicationError("content outside of a response")
+        framing = self._framing
+        if framing is KNOWN_LENGTH:
+            if len(data) > self._left:
+                observe.warn_once("long", f"{self}: the application sent more than its Content-Length; it was cut")
+                data = data[: self._left]
+            self._left -= len(data)
+        elif framing is NO_CONTENT:
+            if data and self.request.method != "HEAD":
+                observe.warn_once("content", f"{self}: the application sent content with status {self.status}")
+            return
+        if not data:
+            return
+        self.sent += len(data)
+        if framing is not CHUNKED:
+            self._stream.write(data)
+        else:
+            for piece in encode_chunk(data):
+                self._stream.write(piece)
+
+    # --- leaving HTTP
+
+    def open_tunnel(self, fields: ResponseFields = ()) -> "Http1Tunnel":
+        protocol = self.request.protocol
+        if protocol is None:
+            raise NotSupported("the request offers no protocol to switch to")
+        if self._said is not NOTHING:
+            raise ApplicationError("a response has begun")
+        if not self._drain():
+            raise NotSupported("the request has too much content to leave HTTP behind it")
+        self._stream.write(compose_upgrade(protocol, fields))
+        self._said = FINISHED
+        self._persistent = False
+        self.status = 101 if protocol else 200
+        self._tunnel = Http1Tunnel(self._stream)
+        self._stream.flush()
+        return self._tunnel
+
+    @property
+    def tunnelled(self) -> bool:
+        return self._tunnel is not None
+
+    # --- the end
+
+    def abort(self, why: str) -> None:
+        log.info("%s: cut: %s", self, why)
+        self.cut()
+
+    def cut(self) -> None:
+        """Close, so that an answer that was begun and not ended is visible as cut."""
+        begun = self._said is HEAD_SENT
+        self._said = FINISHED
+        self._persistent = False
+        if begun and self._framing is UNTIL_CLOSE:
+            self._stream.reset()  # a mere end would look like the content's
+        else:
+            self._stream.close()
+
+    def complete(self) -> bool:
+        """Whether another exchange may follow on this connection (RFC 9112 §9.3). Called by the connection."""
+        if self._tunnel is not None:
+            self._tunnel.close()
+            return False
+        if self._said is not FINISHED:
+            log.error("%s: the gateway did not finish", self)
+            return self.fail(500, "")
+        if self._cut or self._stream.reading:  # a greenlet of the application still reads
+            return False
+        content = self._content
+        try:
+            if self._persistent and self._drain():
+                return True
+        except PeerError as error:
+            log.debug("%s: behind its answer: %s", self, error)
+        if (content is not None and not content.ended) or self._stream.unread():
+            linger(self._stream)
+        return False
+
+    def _drain(self) -> bool:
+        """Read what the application left unread, if it is little."""
+        content = self._content
+        if content is None or content.ended:
+            return True
+        if self._continue_due or self._too_much_unread():
+            return False
+        left = MAX_DRAIN
+        while left > 0 and (data := self.read(left)):
+            left -= len(data)
+        return content.ended
+
+    def fail(self, status: int, why: str, persistent: bool = True) -> bool:
+        """Answer for a handler that did not; after a head there is only cutting off. As complete()."""
+        if self._said in (NOTHING, HEAD_HELD):
+            self._said = NOTHING
+            self._persistent = self._persistent and persistent
+            text = f"{reason(status)}{': ' if why else ''}{why}\n".encode()
+            self.send_head(status, [("Content-Type", "text/plain; charset=utf-8")])
+            try:
+                self.finish(text)
+                return self.complete()
+            except PeerError:
+                return False  # nobody is left to tell
+        if self._said is HEAD_SENT:
+            self.abort(why or "the application failed after its head")
+        elif self._tunnel is not None:
+            self._tunnel.abort()
+        return False
+
+    def leave(self) -> None:
+        """The exchange is over: watch its peer no longer."""
+        if self._closed is None:
+            self._closed = OVER
+        else:
+            self._stream.unwatch()
+            self._closed.set()
+
+
+class Http1Tunnel(Tunnel):
+    """What follows HTTP on a stream."""
+
+    __slots__ = ("_stream",)
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+
+    def recv(self, size: int) -> bytes:
+        stream = self._stream
+        if not stream.inbox and not stream.receive():
+            return b""
+        data = stream.inbox[stream.start : stream.start + size]
+        stream.take(len(data))
+        return data
+
+    def sendall(self, data: Bytes) -> None:
+        self._stream.sendv((data,))
+
+    def sendv(self, buffers: Any) -> None:
+        self._stream.sendv(buffers)
+
+    def shutdown(self) -> None:
+        self._stream.shutdown()
+
+    def close(self) -> None:
+        stream = self._stream
+        try:
+            if not stream.reading and not stream.ended:
+                linger(stream)
+        finally:
+            stream.close()
+
+    def abort(self) -> None:
+        self._stream.reset()

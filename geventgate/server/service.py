@@ -1,0 +1,45 @@
+"""What all connections of a server share."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from gevent.event import Event
+
+from geventgate.config import Config
+from geventgate.exchange import Exchange
+from geventgate.protocol.http1 import HeadLimits
+from geventgate.server.workers import Workers
+
+
+class Connection(Protocol):
+    """What a server does with a connection, whatever it speaks. Nothing here blocks."""
+
+    def start(self) -> None: ...
+    def sweep(self, now: float) -> None: ...
+    def drain(self) -> None: ...
+    def kill(self) -> None: ...
+
+
+class Service:
+    def __init__(self, config: Config, handle: Callable[[Exchange], None], draining: Event) -> None:
+        # Set once.
+        self.config = config
+        self.handle = handle
+        self.head_limits = HeadLimits(config.limit_request_line, config.limit_request_fields, config.limit_request_head)
+        self.draining = draining
+        self.workers = Workers()
+        # Grows and shrinks with every connection.
+        self.connections: set[Connection] = set()
+        self.on_leave: Callable[[], None] = _nothing
+
+    def enter(self, connection: Connection) -> None:
+        self.connections.add(connection)
+        connection.start()
+
+    def leave(self, connection: Connection) -> None:
+        self.connections.discard(connection)
+        self.on_leave()
+
+
+def _nothing() -> None:
+    return None

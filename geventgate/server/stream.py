@@ -1,0 +1,413 @@
+"""A connection's bytes, in order: read-ahead, held-back output, and waiting that a sweep can end.
+
+Knows no protocol. One greenlet may wait to read and one to write; each parks on an io watcher of its own, the hub
+switches straight into it. The server's sweep calls ``sweep()`` once a second, in the hub: deadlines cost a request
+nothing, and reach a greenlet only while it is parked here.
+"""
+
+import os
+import socket
+import struct
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from gevent import get_hub, getcurrent
+
+from geventgate.errors import ApplicationError, PeerGone, PeerTimeout
+from geventgate.exchange import Bytes
+
+RECEIVE_SIZE = 64 * 1024
+JOIN_SIZE = 16 * 1024  # more than that is not copied together but sent as it lies
+READ_AHEAD = 64 * 1024  # while nobody reads, to see the peer go
+GRACE_SECONDS = 10.0  # before a minimal rate is asked for
+READ, WRITE = 1, 2  # events of libev
+
+
+class Stream:
+    """Bytes received and not yet taken are ``inbox[start:]``. *sock* is a plain non-blocking socket, and now ours."""
+
+    __slots__ = (
+        "_sock", "_hub", "_held", "_broken", "_drained", "_waiting",
+        "inbox", "start", "ended", "deadline", "received", "sent",
+        "_reading", "_reader", "_writing", "_writer", "_peek", "_on_gone",
+        "_read_ticks", "_write_ticks", "_stall_ticks", "_swept",
+    )  # fmt: skip
+
+    def __init__(self, sock: Any) -> None:
+        self._sock = sock
+        self._hub = get_hub()
+        self._held: list[bytes] = []
+        self._broken = False  # a write was cut in its middle
+        self._drained = True  # the kernel has nothing for us: wait before the next recv
+        self._waiting = False
+        self.inbox = b""
+        self.start = 0
+        self.ended = False  # the peer has ended its side
+        self.deadline = 0.0  # for the peer's next bytes, by the server's clock; 0 is never
+        self.received = 0  # bytes, since pace()
+        self.sent = 0
+        # Who waits, and the watcher it waits on, made at first use.
+        self._reading: Any = None
+        self._reader: Any = None
+        self._writing: Any = None
+        self._writer: Any = None
+        self._peek: Any = None
+        self._on_gone: Callable[[], None] | None = None
+        # Seconds the sweep has found a greenlet waiting.
+        self._read_ticks = self._write_ticks = self._stall_ticks = self._swept = 0
+
+    def fileno(self) -> int:
+        return int(self._sock.fileno())
+
+    # --- reading
+
+    def receive(self) -> bool:
+        """Wait until the inbox has grown; False when the peer has ended its side. Flushes first.
+
+        Raises PeerGone, PeerTimeout.
+        """
+        if self._held:
+            self.flush()
+        if self.ended:
+            return False
+        while True:
+            if self._drained:
+                self._park_reader()
+            try:
+                data = self._sock.recv(RECEIVE_SIZE)
+            except BlockingIOError:
+                self._drained = True
+                continue
+            except OSError as error:
+                raise self._lost(error) from None
+            break
+        self._drained = len(data) < RECEIVE_SIZE
+        if not data:
+            self.ended = True
+            return False
+        self.received += len(data)
+        self.append(data)
+        return True
+
+    def wait(self) -> bool:
+        """Wait until receive() has something, bytes or the end. False when release() asks the greenlet to go."""
+        if self._drained and not self.ended:
+            self._waiting = True
+            try:
+                self._park_reader()
+            finally:
+                waited, self._waiting = self._waiting, False
+            self._drained = False
+            return waited
+        return True
+
+    def release(self) -> bool:
+        """Let a greenlet that wait()s go. False when none does. Called in the hub."""
+        if not self._waiting:
+            return False
+        self._waiting = False
+        self._reading.switch()
+        return True
+
+    @property
+    def waiting(self) -> bool:
+        """Whether a greenlet is parked in wait()."""
+        return self._waiting
+
+    def append(self, data: bytes) -> None:
+        """Put *data* behind what the inbox holds."""
+        self.inbox = self.inbox[self.start :] + data if self.inbox else data
+        self.start = 0
+
+    def take(self, count: int) -> None:
+        """Drop *count* bytes from the front of the inbox."""
+        self.start += count
+        if self.start == len(self.inbox):
+            self.inbox = b""
+            self.start = 0
+            if self._peek is not None and not self.ended and not self._broken:
+                self._peek.start(self._read_ahead)  # there is room again
+
+    def pending(self) -> int:
+        """Bytes in the inbox."""
+        return len(self.inbox) - self.start
+
+    def unread(self) -> bool:
+        """Whether bytes have come that nobody took. Never blocks."""
+        if self.inbox:
+            return True
+        try:
+            return bool(self._sock.recv(1, socket.MSG_PEEK))
+        except OSError:
+            return False
+
+    def _park_reader(self) -> None:
+        if self._reading is not None:
+            raise ApplicationError("another greenlet is reading from this connection")
+        watcher = self._reader
+        if watcher is None:
+            watcher = self._reader = self._hub.loop.io(self._sock.fileno(), READ)
+        self._reading = getcurrent()
+        watcher.start(self._reading.switch)
+        try:
+            self._hub.switch()
+        finally:
+            watcher.stop()
+            self._reading = None
+
+    # --- writing
+
+    def write(self, data: bytes) -> None:
+        """Hold *data* back for flush()."""
+        self._held.append(data)
+
+    def flush(self) -> None:
+        """Send everything held back; block while the peer is slow. Raises PeerGone, PeerTimeout."""
+        held = self._held
+        if held:
+            self._held = []
+            self.sendv(held)
+
+    def sendv(self, buffers: Sequence[Bytes]) -> None:
+        """Send *buffers* now, large ones uncopied."""
+        if len(buffers) == 1:
+            self._send(buffers[0])
+            return
+        large = [len(buffer) > JOIN_SIZE for buffer in buffers]
+        if not any(large):
+            self._send(b"".join(buffers))
+        else:
+            self._sendmsg(buffers)
+
+    def _send(self, data: Bytes) -> None:
+        self._claim_writer()
+        try:
+            sent = self._sock.send(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            raise self._lost(error) from None
+        self.sent += sent
+        if sent == len(data):
+            return
+        view = memoryview(data).cast("B")
+        while sent < len(view):
+            self._park_writer()
+            try:
+                count = self._sock.send(view[sent:])
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                raise self._lost(error) from None
+            sent += count
+            self.sent += count
+
+    def _sendmsg(self, buffers: Sequence[Bytes]) -> None:
+        self._claim_writer()
+        views = [memoryview(buffer).cast("B") for buffer in buffers if len(buffer)]
+        while views:
+            try:
+                count = self._sock.sendmsg(views[:64])
+            except BlockingIOError:
+                self._park_writer()
+                continue
+            except OSError as error:
+                raise self._lost(error) from None
+            self.sent += count
+            while views and count >= len(views[0]):
+                count -= len(views.pop(0))
+            if count:
+                views[0] = views[0][count:]
+
+    def sendfile(self, fd: int, offset: int, count: int) -> int:
+        """Send *count* bytes of the file *fd* by sendfile(2); fewer only when the file ends or fails. Flushes first.
+
+        Raises OSError when the file cannot be sent so (nothing is lost then), PeerGone, PeerTimeout.
+        """
+        self.flush()
+        self._claim_writer()
+        begin = offset
+        end = offset + count
+        while offset < end:
+            try:
+                sent = os.sendfile(self._sock.fileno(), fd, offset, min(end - offset, 1 << 30))
+            except BlockingIOError:
+                self._park_writer()
+                continue
+            except ConnectionError as error:
+                raise self._lost(error) from None
+            except OSError:
+                if offset == begin:
+                    raise
+                break
+            if sent == 0:
+                break
+            offset += sent
+            self.sent += sent
+        return offset - begin
+
+    def _claim_writer(self) -> None:
+        if self._broken:
+            raise PeerGone("a write was cut short before")
+        if self._writing is not None:
+            raise ApplicationError("another greenlet is writing to this connection")
+
+    def _park_writer(self) -> None:
+        """Wait until the socket takes more. Whatever is thrown in here cuts a message in its middle."""
+        watcher = self._writer
+        if watcher is None:
+            watcher = self._writer = self._hub.loop.io(self._sock.fileno(), WRITE)
+        self._writing = getcurrent()
+        watcher.start(self._writing.switch)
+        try:
+            self._hub.switch()
+        except BaseException:
+            self._broken = True
+            raise
+        finally:
+            watcher.stop()
+            self._writing = None
+
+    # --- the peer is gone, or slow
+
+    def _lost(self, error: OSError) -> PeerGone:
+        self._broken = True
+        if self._on_gone is not None:
+            self._on_gone()
+        return PeerGone(error.strerror or str(error))
+
+    def watch(self, on_gone: Callable[[], None]) -> None:
+        """Call *on_gone* once the peer has reset the connection or a write has failed. Reads ahead while nobody
+        reads, at most READ_AHEAD; a mere end of the peer's side (FIN) is not going away."""
+        self._on_gone = on_gone
+        if self._broken:
+            on_gone()
+        elif not self.ended:
+            self._peek = self._hub.loop.io(self._sock.fileno(), READ)
+            self._peek.start(self._read_ahead)
+
+    def unwatch(self) -> None:
+        self._on_gone = None
+        if self._peek is not None:
+            self._peek.stop()
+            self._peek.close()
+            self._peek = None
+
+    def _read_ahead(self) -> None:
+        """Called in the hub: never blocks."""
+        room = READ_AHEAD - self.pending()
+        if self._reading is not None:
+            return  # who reads will see it
+        if room <= 0:
+            self._peek.stop()
+            return
+        try:
+            data = self._sock.recv(room)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._peek.stop()
+            self._lost(error)
+            return
+        if data:
+            self.received += len(data)
+            self.append(data)
+        else:
+            self.ended = True
+            self._peek.stop()
+
+    @property
+    def reading(self) -> bool:
+        """Whether a greenlet is parked in receive()."""
+        return self._reading is not None
+
+    def pace(self) -> None:
+        """A new message begins: what it must keep up is counted from here."""
+        self.received = self.sent = self._swept = 0
+        self._read_ticks = self._write_ticks = self._stall_ticks = 0
+
+    def sweep(self, now: float, content: bool, min_rate: int, stall: float) -> None:
+        """Once a second, in the hub: end the waits of a peer that is too slow.
+
+        *content*: whether what is read must keep *min_rate* bytes a second, after a grace; what is written always
+        must, and must move within *stall* seconds. Only seconds spent waiting count.
+        """
+        if self._writing is not None:
+            self._write_ticks += 1
+            self._stall_ticks = self._stall_ticks + 1 if self.sent == self._swept else 0
+            self._swept = self.sent
+            slow = min_rate and self._write_ticks > GRACE_SECONDS + self.sent / min_rate
+            if slow or self._stall_ticks >= stall:
+                self._writing.throw(PeerTimeout("the peer takes our bytes too slowly"))
+        if self._reading is not None:
+            if 0 < self.deadline <= now:
+                self._reading.throw(PeerTimeout())
+            elif content:
+                self._read_ticks += 1
+                if min_rate and self._read_ticks > GRACE_SECONDS + self.received / min_rate:
+                    self._reading.throw(PeerTimeout("the content comes too slowly"))
+
+    # --- idling, and the end
+
+    def when_readable(self, call: Callable[[], None]) -> None:
+        """Call *call* in the hub once bytes, or the end, have come. No greenlet may be waiting."""
+        if self._reader is None:
+            self._reader = self._hub.loop.io(self._sock.fileno(), READ)
+
+        def readable() -> None:
+            self._reader.stop()
+            self._drained = False
+            call()
+
+        self._reader.start(readable)
+
+    def shutdown(self) -> None:
+        """End our side. What was held back goes first."""
+        self.flush()
+        try:
+            self._sock.shutdown(socket.SHUT_WR)
+        except OSError as error:
+            raise self._lost(error) from None
+
+    def linger(self) -> None:
+        """End our side and read the peer's away until it ends too, or ``deadline``: closing on unread bytes would
+        reset the connection and may destroy our last ones (RFC 9112 §9.6)."""
+        self.shutdown()
+        self.inbox = b""
+        self.start = 0
+        while self.receive():
+            self.take(len(self.inbox))
+
+    def close(self) -> None:
+        """Close. Idempotent; what is held back is lost, and who waits here for the peer is told it has gone."""
+        self._let_go()
+        self._sock.close()
+
+    def reset(self) -> None:
+        """Close so that the peer sees an error and not an end (RST)."""
+        if self._sock.fileno() >= 0:
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.close()
+
+    def detach(self) -> int:
+        """Let go of the file descriptor, which is the caller's now. Flush, and take the inbox, first."""
+        self._let_go()
+        return int(self._sock.detach())
+
+    def _let_go(self) -> None:
+        self.unwatch()
+        self._held = []
+        self._broken = self.ended = True
+        for greenlet in (self._reading, self._writing):
+            if greenlet is not None and greenlet is not getcurrent():
+                self._hub.loop.run_callback(self._tell_closed, greenlet)
+        for watcher in (self._reader, self._writer):
+            if watcher is not None:
+                watcher.stop()
+                watcher.close()
+        self._reader = self._writer = None
+
+    def _tell_closed(self, greenlet: Any) -> None:
+        """Called in the hub: by then the greenlet may have been woken otherwise, and wait for something else."""
+        if greenlet is self._reading or greenlet is self._writing:
+            greenlet.throw(PeerGone("the connection was closed"))

@@ -1,0 +1,76 @@
+"""Greenlets that serve one connection after the other: a new one costs more than a small request.
+
+Nothing leaks from one job to the next: requests run in contexts of their own (http1.py), and what ``gevent.local``
+(so a patched ``threading.local`` too) has registered to be cleaned up at the greenlet's end is cleaned up at the job's.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from gevent import Greenlet, get_hub, getcurrent
+
+MAX_IDLE = 256  # of a few kilobytes each
+
+Job = Callable[[], None]
+
+
+class Worker(Greenlet):  # type: ignore[misc]
+    """One greenlet; killed, or left by an exception, it is not used again."""
+
+    def __init__(self, idle: list["Worker"], job: Job) -> None:
+        super().__init__()
+        self._idle = idle
+        self._job: Job | None = job
+        self._forget: list[Callable[[Any], None]] = []
+
+    def rawlink(self, callback: Callable[[Any], None]) -> None:
+        """Locals of the running job ask here to be told of its end."""
+        if getcurrent() is self:
+            self._forget.append(callback)
+        else:
+            super().rawlink(callback)
+
+    def _run(self) -> None:
+        hub = get_hub()
+        try:
+            while self._job is not None:
+                try:
+                    self._job()
+                finally:
+                    self._end_job()
+                if len(self._idle) >= MAX_IDLE:
+                    return
+                self._idle.append(self)
+                self._job = hub.switch()
+        finally:
+            if self in self._idle:  # killed while it idled
+                self._idle.remove(self)
+
+    def _end_job(self) -> None:
+        self._job = None
+        forget, self._forget = self._forget, []
+        for callback in forget:
+            callback(self)
+
+
+class Workers:
+    """Hands jobs to greenlets, idle ones first."""
+
+    def __init__(self) -> None:
+        self._idle: list[Worker] = []
+        self._run_callback = get_hub().loop.run_callback
+
+    def run(self, job: Job) -> Worker:
+        """Have a worker begin *job* in the hub's next turn, and return it."""
+        if self._idle:
+            worker = self._idle.pop()
+            self._run_callback(worker.switch, job)
+        else:
+            worker = Worker(self._idle, job)
+            worker.start()
+        return worker
+
+    def stop(self) -> None:
+        """End the idle ones."""
+        while self._idle:
+            self._run_callback(self._idle.pop().switch, None)

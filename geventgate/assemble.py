@@ -1,0 +1,45 @@
+"""Configuration and application become a Server: the one place where server and gateway meet."""
+
+import sys
+from collections.abc import Sequence
+from typing import Any, TextIO
+
+from gevent.event import Event
+
+from geventgate import __version__
+from geventgate.config import Config
+from geventgate.gateway.wsgi import Application, WsgiGateway
+from geventgate.server import server
+
+SOFTWARE = f"geventgate/{__version__}"
+
+
+class Server(server.Server):
+    """Answers with a WSGI *application*: ``with Server(app, bind="127.0.0.1:0") as server: ...``
+
+    Configured by *config*, or by its fields by name. *errors* is ``wsgi.errors``: stderr. Raises ConfigError.
+    """
+
+    def __init__(
+        self,
+        application: Application,
+        config: Config | None = None,
+        *,
+        bind: str | Sequence[str] = (),
+        errors: TextIO | None = None,
+        **options: Any,
+    ) -> None:
+        if bind:
+            options["bind"] = (bind,) if isinstance(bind, str) else tuple(bind)
+        if config is None:
+            config = Config(**options)
+        elif options:
+            raise TypeError("a Server takes a Config or its fields, not both")
+        draining = Event()
+        gateway = WsgiGateway(application, config, draining=draining, errors=errors or sys.stderr, software=SOFTWARE)
+        super().__init__(config, gateway, draining)
+
+
+def assemble(config: Config, application: Application, *, errors: TextIO | None = None) -> Server:
+    """A Server, not yet started."""
+    return Server(application, config, errors=errors)

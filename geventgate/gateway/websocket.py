@@ -1,0 +1,494 @@
+"""The WebSocket an application holds, and all of a gateway's together. Opens no socket.
+
+The rules are protocol.websocket's; here is who reads, who writes and who waits. One greenlet reads at a time, holding
+``_turn``: the one in receive(), or, while the application is elsewhere, a pump that answers pings, sees the peer's
+Close and takes a few messages ahead. One greenlet writes at a time, holding ``_frames``; what the protocol owes is
+sent by whoever holds it, so that no pong waits for a lock.
+"""
+
+import logging
+from collections import deque
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
+from enum import Enum, auto
+from time import monotonic
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import unquote_to_bytes
+
+import gevent
+from gevent import GreenletExit, get_hub
+from gevent.lock import RLock, Semaphore
+
+from geventgate.config import Config
+from geventgate.errors import ApplicationError, WebSocketError
+from geventgate.exchange import Bytes, Exchange, ResponseFields, Tunnel
+from geventgate.protocol.handshake import Handshake, accept_fields, origin_allowed
+from geventgate.protocol.websocket import (
+    ABNORMAL,
+    GOING_AWAY,
+    INTERNAL_ERROR,
+    NORMAL,
+    Message,
+    State,
+    WebSocketProtocol,
+)
+
+RECEIVE_SIZE = 64 * 1024
+QUEUE_SIZE = 16  # messages taken ahead of the application; then the peer has to wait
+MAX_OWED = 1024  # control frames that may wait behind a frame being written; then reading waits too
+TICK = 1.0  # seconds between two sweeps
+AWAY_TICKS = 2  # sweeps that find the application elsewhere, before a pump reads in its place
+TURNS = 64  # messages that may be received without a wait, before other greenlets have their turn
+LEAST_WAIT = 0.001  # seconds: receive(timeout=0) still sees what has already come
+
+log = logging.getLogger("geventgate.websocket")
+
+
+class WebSockets:
+    """The open WebSockets of a gateway: kept alive, and closed together."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self._open: set[WebSocket] = set()
+        self._timer: Any = None
+        self._farewell: tuple[int, str] | None = None  # said to all, late comers too
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def start(self) -> None:
+        self._farewell = None
+        self._timer = get_hub().loop.timer(TICK, TICK)
+        self._timer.start(self.sweep)
+
+    def stop(self) -> None:
+        """Close all with 1001, as a server that goes away does. Does not wait."""
+        if self._timer is not None:
+            self._timer.stop()
+            self._timer.close()
+            self._timer = None
+        self.close_all(GOING_AWAY)
+
+    def close_all(self, code: int = GOING_AWAY, reason: str = "") -> None:
+        """Close all at once, and those that are still to come. Does not wait: their handlers end when they are told."""
+        self._farewell = (code, reason)
+        for websocket in list(self._open):
+            gevent.spawn(websocket.close, code, reason)
+
+    def sweep(self) -> None:
+        """Once a second, in the hub: nothing here blocks."""
+        for websocket in list(self._open):
+            websocket.sweep()
+
+    def enter(self, websocket: "WebSocket") -> None:
+        self._open.add(websocket)
+        if self._farewell is not None:
+            gevent.spawn(websocket.close, *self._farewell)
+
+    def leave(self, websocket: "WebSocket") -> bool:
+        """Whether it was still here."""
+        if websocket not in self._open:
+            return False
+        self._open.remove(websocket)
+        return True
+
+
+class Ping(Enum):
+    """The keep-alive ping of a peer that is quiet."""
+
+    NONE = auto()
+    DUE = auto()  # its greenlet waits to write
+    SENT = auto()
+
+
+class WebSocket:
+    """``environ["wsgi.websocket"]`` (RFC 6455). The first accept(), receive(), send() or ping() opens it; until then
+    the application may still answer with an ordinary response.
+
+    May be used from several greenlets. Once closed, receive() returns None and ``close_code`` says why; sending raises
+    WebSocketError, an OSError.
+    """
+
+    __slots__ = (
+        "environ", "subprotocol", "refused",
+        "_exchange", "_handshake", "_host", "_protocol", "_tunnel",
+        "_queue", "_turn", "_receivers", "_reading", "_turns", "_pumping", "_away", "_quiet", "_ping",
+        "_frames", "_messages", "__weakref__",
+    )  # fmt: skip
+
+    def __init__(self, exchange: Exchange, handshake: Handshake, host: WebSockets) -> None:
+        # Set once.
+        self.environ: dict[str, Any] = {}  # of the request; the gateway's to set
+        self._exchange = exchange
+        self._handshake = handshake
+        self._host = host
+        # Set by accept().
+        self.subprotocol: str | None = None
+        self.refused = False  # the handshake was answered 403 for its Origin
+        self._tunnel: Tunnel | None = None
+        self._protocol = WebSocketProtocol(host.config.websocket_max_message_size)
+        # Owned by the greenlet that has the turn to read; the sweep looks.
+        self._turn = Semaphore()
+        self._queue: deque[Message] | None = None  # made by the first pump
+        self._receivers = 0  # greenlets in receive()
+        self._reading = False  # one is waiting for the peer's bytes
+        self._turns = 0
+        self._pumping = False
+        self._away = 0  # sweeps that found no greenlet in receive()
+        self._quiet = 0.0  # seconds of waiting since the peer's last bytes
+        self._ping = Ping.NONE
+        # Owned by the greenlets that send.
+        self._frames = Semaphore()  # held while bytes are written
+        self._messages = RLock()  # held from a message's first fragment to its last
+
+    # --- what it is
+
+    @property
+    def origin(self) -> str | None:
+        """Of the page that opened it; None outside of browsers."""
+        return self._handshake.origin
+
+    @property
+    def path(self) -> str:
+        """Of the request's target, decoded: UTF-8, other bytes as surrogates."""
+        return unquote_to_bytes(self._exchange.request.path).decode("utf-8", "surrogateescape")
+
+    @property
+    def version(self) -> str:
+        return self._handshake.version
+
+    @property
+    def subprotocols(self) -> tuple[str, ...]:
+        """What the client offers, its favourite first."""
+        return self._handshake.subprotocols
+
+    @property
+    def protocol(self) -> str | None:
+        """The chosen subprotocol; before a choice, all that are offered (as gevent-websocket has it)."""
+        return self.subprotocol or ", ".join(self.subprotocols) or None
+
+    @property
+    def accepted(self) -> bool:
+        return self._tunnel is not None
+
+    @property
+    def closed(self) -> bool:
+        """Whether it can no longer send: a Close was said or heard, or the peer has gone."""
+        return self._protocol.state is not State.OPEN
+
+    @property
+    def close_code(self) -> int | None:
+        """Of the first Close, the peer's or ours; 1005 if it had none, 1006 if there was no Close; None while open."""
+        return self._protocol.close_code
+
+    @property
+    def close_reason(self) -> str:
+        return self._protocol.close_reason
+
+    # --- opening
+
+    def accept(
+        self,
+        subprotocol: str | None = None,
+        headers: ResponseFields = (),
+        origins: Collection[str] | None = None,
+    ) -> None:
+        """Open the WebSocket with one of ``subprotocols``, or none; *headers* are added to the answer.
+
+        Pages of the request's own host may open it, and those of *origins* (default: --ws-origins; "*" is any). Another
+        page's attempt is answered 403 and raises WebSocketError. Raises ApplicationError when it is too late.
+        """
+        with self._frames:  # the answer is written: nobody else may begin to
+            if self._tunnel is not None:
+                raise ApplicationError("the WebSocket was accepted before")
+            self._open(subprotocol, headers, origins)
+
+    def _opened(self) -> Tunnel:
+        """The bytes behind the handshake, which is accepted if it is not yet."""
+        if self._tunnel is None:
+            with self._frames:
+                if self._tunnel is None:
+                    return self._open(None, (), None)
+        return self._tunnel
+
+    def _open(self, subprotocol: str | None, headers: ResponseFields, origins: Collection[str] | None) -> Tunnel:
+        if self.closed:
+            raise WebSocketError("the WebSocket was refused" if self.refused else "the peer has gone")
+        fields = accept_fields(self._handshake, subprotocol, headers)
+        request = self._exchange.request
+        if not origin_allowed(request, self.origin, self._host.config.ws_origins if origins is None else origins):
+            self._refuse(request.authority.decode("latin-1"))
+        try:
+            tunnel = self._tunnel = self._exchange.open_tunnel(fields)
+        except OSError as error:
+            self._lose(str(error))
+            raise WebSocketError(str(error)) from error
+        self.subprotocol = subprotocol
+        self._host.enter(self)
+        return tunnel
+
+    def _refuse(self, host: str) -> None:
+        """Cross-site WebSocket hijacking: the browser would have lent that page its user's cookies (RFC 6455 §10.2)."""
+        self._exchange.send_head(403, [("Content-Type", "text/plain; charset=utf-8")])
+        self.refused = True
+        self._lose("refused")
+        log.warning("refused a page of %r to open %s: list it with --ws-origins if it may", self.origin, host)
+        self._exchange.finish(b"Pages of this origin may not open WebSockets here.\n")
+        raise WebSocketError(f"a page of {self.origin!r} may not open WebSockets of {host}")
+
+    # --- receiving
+
+    def receive(self, timeout: float | None = None) -> Message | None:
+        """The next message, text as str and binary as bytes; None once it is closed. Raises TimeoutError after
+        *timeout* seconds; nothing is lost by that."""
+        try:
+            self._opened()
+        except WebSocketError:
+            if self.refused:
+                return None  # a handler that only loops over messages ends quietly
+            raise
+        self._away = 0
+        if self._queue:
+            return self._queue.popleft()
+        until = None if timeout is None else monotonic() + timeout
+        self._receivers += 1  # a pump hands the turn over
+        try:
+            if not self._turn.acquire(timeout=_left(until)):
+                raise TimeoutError("no message came in time")
+            try:
+                return self._queue.popleft() if self._queue else self._next(until)
+            finally:
+                self._turn.release()
+        finally:
+            self._receivers -= 1
+
+    def __iter__(self) -> Iterator[Message]:
+        """The messages, until it is closed."""
+        while (message := self.receive()) is not None:
+            yield message
+
+    def _next(self, until: float | None = None) -> Message | None:
+        """Read the next message; None: closed. The caller has the turn, and others have theirs even in a flood."""
+        protocol = self._protocol
+        self._turns += 1
+        if self._turns % TURNS == 0:
+            _give_way()
+        while True:
+            message = protocol.next_message()
+            if protocol.owed:
+                self._settle()
+            if message is not None:
+                return message
+            if protocol.state is State.CLOSED:
+                self._leave()
+                return None
+            data = self._read(until)
+            if data:
+                protocol.feed(data)
+                if len(data) == RECEIVE_SIZE:  # there is more, and recv() will not wait
+                    _give_way()
+            else:
+                self._lose("the connection ended without a Close")
+
+    def _read(self, until: float | None) -> bytes:
+        """Wait for the peer's bytes; b"" at their end."""
+        assert self._tunnel is not None
+        expired = None if until is None else TimeoutError("no message came in time")
+        self._reading = True
+        try:
+            if expired is None:
+                data = self._tunnel.recv(RECEIVE_SIZE)
+            else:
+                with gevent.Timeout(_left(until), expired):
+                    data = self._tunnel.recv(RECEIVE_SIZE)
+        except OSError as error:
+            if error is expired:
+                raise
+            log.debug("%s: %s", self._exchange, error)
+            return b""
+        finally:
+            self._reading = False
+        self._quiet = 0.0
+        self._ping = Ping.NONE
+        return data
+
+    def _pump(self) -> None:
+        """Read in place of an application that is elsewhere, until it is back or has enough to do."""
+        try:
+            with self._turn:
+                queue = self._queue = self._queue or deque()
+                while not self._receivers and len(queue) < QUEUE_SIZE and (message := self._next()) is not None:
+                    queue.append(message)
+        finally:
+            self._pumping = False
+            self._away = 0
+
+    # --- sending
+
+    def send(self, message: Message | Bytes) -> None:
+        """Send a message whole: str as text, bytes as binary. Blocks while the peer is slow. Raises WebSocketError."""
+        self._opened()
+        self._protocol.check_open()  # no need to wait for a turn that will be refused
+        with self._messages, self._frames:
+            self._write(self._protocol.message(message))
+
+    def send_fragments(self, parts: Iterable[Message | Bytes]) -> None:
+        """Send one message as *parts* come, all str or all bytes. Other messages wait until it is done; control frames
+        do not. When *parts* raises, the message cannot be taken back: the WebSocket is closed with 1011."""
+        self._opened()
+        self._protocol.check_open()
+        with self._messages:
+            try:
+                for part in parts:
+                    with self._frames:
+                        self._write(self._protocol.fragment(part))
+                with self._frames:
+                    self._write(self._protocol.end_fragments())
+            except Exception:
+                self.close(INTERNAL_ERROR)
+                raise
+            except BaseException as error:
+                self._abort(f"a message was cut by {type(error).__name__}")
+                raise
+
+    def ping(self, payload: bytes = b"") -> None:
+        """Send a ping, with at most 125 bytes. The peer's pong only shows that it is there."""
+        self._opened()
+        self._protocol.ping(payload)
+        self._settle()
+
+    def pong(self, payload: bytes = b"") -> None:
+        """Send a pong nobody asked for; pings are answered without it."""
+        self._opened()
+        self._protocol.pong(payload)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Send what is owed, unless a greenlet that writes a frame will do so behind it."""
+        if self._frames.acquire(blocking=len(self._protocol.owed) > MAX_OWED):
+            try:
+                with suppress(WebSocketError):  # then the state says so
+                    self._write(())
+            finally:
+                self._frames.release()
+
+    def _write(self, buffers: Sequence[Bytes]) -> None:
+        """Send whole frames, and behind them what is owed. The caller holds ``_frames``."""
+        tunnel, protocol = self._tunnel, self._protocol
+        assert tunnel is not None
+        try:
+            if buffers:
+                tunnel.sendv(buffers)
+            while protocol.owed:
+                tunnel.sendv(protocol.take_owed())
+                if protocol.state is State.CLOSED:
+                    # "the server MUST close the WebSocket connection immediately" (RFC 6455 §5.5.1)
+                    tunnel.shutdown()
+        except BaseException as error:
+            # A frame was cut in its middle: nothing can follow it.
+            self._abort(str(error))
+            if isinstance(error, OSError):
+                raise WebSocketError(f"the peer has gone: {error}", ABNORMAL, str(error)) from error
+            raise
+
+    # --- closing
+
+    def close(self, code: int = NORMAL, reason: str = "") -> None:
+        """Close it, and wait ws_close_timeout seconds at most for the peer to agree. May be called again.
+
+        Messages that are still coming are dropped. Raises ValueError for a code or reason that may not be sent.
+        """
+        try:
+            tunnel = self._opened()
+        except WebSocketError:
+            return  # there is nothing to close
+        protocol = self._protocol
+        protocol.close(code, reason)
+        if protocol.state is State.CLOSING:
+            self._part()
+        tunnel.close()
+
+    def _part(self) -> None:
+        """Send our Close and read on to the peer's. Whoever reads already does it for us, and hands over the turn."""
+        timer = gevent.Timeout.start_new(self._host.config.ws_close_timeout)
+        try:
+            self._settle()
+            with self._turn:
+                self._next()
+        except gevent.Timeout as expired:
+            if expired is not timer:
+                raise
+            self._lose("our Close was not answered")
+        finally:
+            timer.close()
+
+    def finish(self, error: BaseException | None = None) -> None:
+        """The application has returned, or raised *error*. Called by the gateway once it is accepted."""
+        if isinstance(error, GreenletExit):
+            self._abort("its greenlet was killed")
+        else:
+            self.close(NORMAL if error is None else INTERNAL_ERROR)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._tunnel is not None:  # else the application may still answer
+            self.finish(error)
+
+    def _abort(self, why: str) -> None:
+        self._lose(why)
+        if self._tunnel is not None:
+            self._tunnel.abort()
+
+    def _lose(self, why: str) -> None:
+        self._protocol.lost(why)
+        self._leave()
+
+    def _leave(self) -> None:
+        if self._host.leave(self) and self._protocol.fault is not None:
+            log.info("%s: closed with %s: %s", self._exchange, self.close_code, self._protocol.fault)
+
+    # --- called by the host, in the hub
+
+    def sweep(self) -> None:
+        """Once a second: a quiet peer is asked whether it is there, and somebody reads in any case."""
+        if self._reading:
+            self._watch_quiet()
+        elif not (self._receivers or self._pumping or self.closed or len(self._queue or ()) >= QUEUE_SIZE):
+            self._away += 1
+            if self._away >= AWAY_TICKS:
+                self._pumping = True
+                gevent.spawn(self._pump)
+
+    def _watch_quiet(self) -> None:
+        """Only seconds in which we waited for the peer count: what we did not read it may well have sent."""
+        config = self._host.config
+        self._quiet += TICK
+        if self._ping is Ping.NONE:
+            if 0 < config.ws_ping_interval <= self._quiet:
+                self._ping = Ping.DUE
+                gevent.spawn(self._send_ping)
+        elif self._ping is Ping.SENT and self._quiet >= config.ws_ping_timeout:
+            self._abort("ping timeout")
+
+    def _send_ping(self) -> None:
+        with suppress(WebSocketError), self._frames:  # closed meanwhile: nobody to keep alive
+            self._protocol.ping()
+            self._write(())
+            if self._ping is Ping.DUE:
+                self._ping = Ping.SENT
+                self._quiet = 0.0  # from here on its pong is awaited
+
+
+def _give_way() -> None:
+    """Let every socket and timer that is ready have its turn. sleep(0) would not: gevent runs up to 50 such callbacks
+    before it looks at them."""
+    gevent.idle(get_hub().loop.MAXPRI)
+
+
+def _left(until: float | None) -> float | None:
+    return None if until is None else max(until - monotonic(), LEAST_WAIT)

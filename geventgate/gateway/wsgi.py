@@ -1,0 +1,226 @@
+"""Answer an exchange with a WSGI application (PEP 3333). Knows no socket and no server."""
+
+import logging
+import os
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from io import BufferedRandom, BufferedReader, FileIO
+from types import TracebackType
+from typing import IO, Any, TextIO
+
+from geventgate.config import Config
+from geventgate.errors import ApplicationError, PeerError, WebSocketError
+from geventgate.exchange import Address, EventLike, Exchange, ResponseFields
+from geventgate.gateway.environ import Environ, build_environ, environ_template
+from geventgate.gateway.websocket import WebSocket, WebSockets
+from geventgate.protocol.handshake import check_handshake, is_websocket
+
+Application = Callable[..., Iterable[bytes]]
+ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
+
+log = logging.getLogger("geventgate")
+
+
+class FileWrapper:
+    """``wsgi.file_wrapper``: sent by sendfile(2) where that can be, else read in blocks (PEP 3333)."""
+
+    __slots__ = ("block_size", "file")
+
+    def __init__(self, file: IO[bytes], block_size: int = 64 * 1024) -> None:
+        self.file = file
+        self.block_size = block_size
+
+    def __iter__(self) -> Iterator[bytes]:
+        while block := self.file.read(self.block_size):
+            yield block
+
+    def close(self) -> None:
+        close = getattr(self.file, "close", None)
+        if close is not None:
+            close()
+
+    def extent(self) -> tuple[int, int] | None:
+        """Where the file stands and how many bytes are left, if it is a regular one; else None.
+
+        Other objects may have the fileno() of something else than what they read: gzip's is of the compressed bytes.
+        """
+        file = self.file
+        raw = file.raw if isinstance(file, BufferedReader | BufferedRandom) else file
+        if type(raw) is not FileIO:
+            return None
+        status = os.fstat(raw.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            return None
+        offset = file.tell()
+        return offset, max(status.st_size - offset, 0)
+
+
+class WsgiResponse:
+    """start_response() and write() of one request."""
+
+    __slots__ = ("_exchange", "_fields", "_started", "_status", "_websocket")
+
+    def __init__(self, exchange: Exchange, websocket: WebSocket | None) -> None:
+        self._exchange = exchange
+        self._websocket = websocket
+        self._status: str | int | None = None
+        self._fields: ResponseFields = ()
+        self._started = False  # the head is out of our hands
+
+    def start_response(
+        self, status: str | int, fields: ResponseFields, exc_info: ExcInfo | None = None
+    ) -> "WsgiResponse":
+        """Also takes an int status, and fields as bytes."""
+        if exc_info is not None:
+            try:
+                # "If exc_info is provided, and the HTTP headers have already been output, start_response must raise"
+                if self._started:
+                    raise exc_info[1].with_traceback(exc_info[2])
+            finally:
+                exc_info = None  # no cycle through the traceback
+        elif self._status is not None:
+            raise ApplicationError("start_response() was called twice without exc_info")
+        self._status = status
+        self._fields = fields
+        return self  # as write(): a callable is all PEP 3333 asks for
+
+    def __call__(self, data: bytes) -> None:
+        """PEP 3333's write()."""
+        if self._has_left_http():
+            return
+        if type(data) is not bytes:
+            data = _as_bytes(data)
+        if not self._started:
+            self._send_head()
+        self._exchange.send(data)
+
+    def _send_head(self, fields: ResponseFields = ()) -> None:
+        if self._status is None:
+            raise ApplicationError("start_response() was not called")
+        self._exchange.send_head(self._status, [*self._fields, *fields] if fields else self._fields)
+        self._started = True
+
+    def send_result(self, result: Iterable[bytes]) -> None:
+        """Send what the application returned, each block before the next is asked for; close it, whatever happens."""
+        try:
+            if self._has_left_http():
+                return
+            if type(result) is FileWrapper and (extent := result.extent()) is not None:
+                self._send_file(result.file, *extent)
+                self._finish(b"")
+            elif (type(result) is list or type(result) is tuple) and len(result) == 1:
+                self._finish(result[0])  # whole: its length is known, and it leaves in one write
+            else:
+                for data in result:
+                    if data:
+                        self(data)
+                if not self._has_left_http():
+                    self._finish(b"")
+        finally:
+            close = getattr(result, "close", None)
+            if close is not None:
+                close()
+
+    def _has_left_http(self) -> bool:
+        """Whether the WebSocket was opened, or refused for its origin: either way this is answered."""
+        return self._websocket is not None and (self._websocket.accepted or self._websocket.refused)
+
+    def _send_file(self, file: IO[bytes], offset: int, count: int) -> None:
+        if not self._started:
+            stated = any(_lower(name) == "content-length" for name, _ in self._fields)
+            self._send_head(() if stated else [("Content-Length", str(count))])
+        self._exchange.send_file(file, offset, count)
+
+    def _finish(self, data: bytes) -> None:
+        if type(data) is not bytes:
+            data = _as_bytes(data)
+        if not self._started:
+            self._send_head()
+        self._exchange.finish(data)
+
+
+def _as_bytes(data: object) -> bytes:
+    """A subclass of bytes, or what forgiving servers take too. PEP 3333 wants bytes."""
+    if isinstance(data, (bytes, bytearray, memoryview)):
+        return bytes(data)
+    raise ApplicationError(f"the application sent {type(data).__name__}, not bytes")
+
+
+def _lower(name: str | bytes) -> str:
+    return (name if isinstance(name, str) else name.decode("latin-1")).lower()
+
+
+class WsgiGateway:
+    """Calls *application* for every exchange. *errors* is ``wsgi.errors``, *software* SERVER_SOFTWARE."""
+
+    def __init__(
+        self, application: Application, config: Config, *, draining: EventLike, errors: TextIO, software: str
+    ) -> None:
+        self._application = application
+        mount = config.root_path.strip("/")
+        self._root_path = f"/{mount}" if mount else ""
+        self._draining = draining
+        self._errors = errors
+        self._software = software
+        self._websockets = WebSockets(config)
+        self._templates: dict[Address, Environ] = {}
+
+    def start(self) -> None:
+        self._websockets.start()
+
+    def drain(self) -> None:
+        """The server goes away: WebSockets are closed with 1001."""
+        self._websockets.stop()
+
+    def stop(self) -> None:
+        """The last exchange has ended."""
+
+    def handle(self, exchange: Exchange) -> None:
+        environ = build_environ(exchange, self._templates.get(exchange.local) or self._template(exchange.local))
+        if exchange.request.protocol is not None and is_websocket(exchange.request):
+            self._handle_websocket(exchange, environ)
+            return
+        response = WsgiResponse(exchange, None)
+        response.send_result(self._application(environ, response.start_response))
+
+    def _handle_websocket(self, exchange: Exchange, environ: Environ) -> None:
+        """As any request, but the application may accept the WebSocket instead of answering."""
+        try:
+            handshake = check_handshake(exchange.request)
+        except PeerError as error:
+            _refuse_handshake(exchange, error)
+            return
+        websocket = WebSocket(exchange, handshake, self._websockets)
+        websocket.environ = environ
+        environ["REQUEST_METHOD"] = "GET"  # over HTTP/2 it is CONNECT (RFC 8441 §4): the same URL, the same route
+        environ["wsgi.websocket"] = websocket
+        environ["wsgi.websocket_version"] = "13"
+        response = WsgiResponse(exchange, websocket)
+        try:
+            response.send_result(self._application(environ, response.start_response))
+        except BaseException as error:
+            if websocket.accepted:
+                websocket.finish(error)
+            if not (isinstance(error, WebSocketError) and websocket.closed):
+                raise
+            log.debug("%s: %s", exchange, error)  # its own: the peer has gone, no failure
+        else:
+            if websocket.accepted:
+                websocket.finish()
+        finally:
+            websocket.environ = {}  # no cycle
+
+    def _template(self, local: Address) -> Environ:
+        template = environ_template(local, self._root_path, self._errors, self._draining, self._software)
+        template["wsgi.file_wrapper"] = FileWrapper
+        self._templates[local] = template
+        return template
+
+
+def _refuse_handshake(exchange: Exchange, error: PeerError) -> None:
+    """A malformed opening handshake (RFC 6455 §4.2.2, §4.4)."""
+    fields: list[tuple[Any, Any]] = [("Content-Type", "text/plain; charset=utf-8")]
+    if error.status == 426:
+        fields += [("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13")]
+    exchange.send_head(error.status, fields)
+    exchange.finish(f"{error}\n".encode())

@@ -1,0 +1,79 @@
+"""A server that has served much is as it was: no memory has grown, no descriptor is left."""
+
+import os
+import socket
+import time
+from pathlib import Path
+
+import pytest
+from websockets.sync.client import connect
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+SEVERAL = 50  # pipelined, so that the client is no bottleneck
+REQUEST = b"GET /some/path?query=%d HTTP/1.1\r\nHost: a\r\nUser-Agent: test\r\nCookie: a=%d\r\n\r\n"
+BOUND = 128 * 1024  # bytes: malloc keeps a little, differently in every run; a leak is several times that
+
+
+def keep_alive(server, count):
+    with server.connect() as peer:
+        answers = peer.makefile("rb")
+        for begin in range(0, count, SEVERAL):
+            peer.sendall(b"".join(REQUEST % (number, number) for number in range(begin, begin + SEVERAL)))
+            for _ in range(SEVERAL):
+                read_answer(answers)
+
+
+def read_answer(answers):
+    assert answers.readline().startswith(b"HTTP/1.1 426 ")
+    length = 0
+    while (line := answers.readline()) not in (b"\r\n", b""):
+        name, _, value = line.partition(b":")
+        if name.lower() == b"content-length":
+            length = int(value)
+    assert length
+    assert len(answers.read(length)) == length
+
+
+def fresh(server, count):
+    for number in range(count):
+        with server.connect() as peer:
+            peer.sendall(REQUEST % (number, number))
+            read_answer(peer.makefile("rb"))
+
+
+def websockets(server, count):
+    """Some say goodbye, some just go, some are cut in the middle of a frame."""
+    for number in range(count):
+        with connect(server.ws_url, compression=None) as client:
+            client.send(f"message {number}")
+            assert client.recv() == f"message {number}"
+            if number % 3:
+                if number % 3 == 1:
+                    client.socket.sendall(b"\x81\xfe\x01\x00mask only half")
+                client.socket.shutdown(socket.SHUT_RDWR)
+
+
+def descriptors(server):
+    """What is open, sockets named as such: their numbers are never the same."""
+    return sorted(os.readlink(path).partition("[")[0] for path in Path(f"/proc/{server.process.pid}/fd").iterdir())
+
+
+def at_rest(server, seconds=15.0):
+    """The descriptors, once only the listening socket is open or the time is over: connections end a moment after
+    their clients."""
+    until = time.monotonic() + seconds
+    while (now := descriptors(server)).count("socket:") > 1 and time.monotonic() < until:
+        time.sleep(0.05)
+    return now
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="there is no /proc")
+@pytest.mark.parametrize(("load", "count"), [(keep_alive, 20_000), (fresh, 2_000), (websockets, 500)])
+def test_nothing_is_left(gate, load, count):
+    server = gate("echo:app", chdir=EXAMPLES)
+    load(server, count // 4)
+    before, memory = at_rest(server), server.memory("VmRSS")
+    load(server, count)
+    assert at_rest(server) == before
+    assert before.count("socket:") == 1
+    assert server.memory("VmRSS") - memory < BOUND

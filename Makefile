@@ -5,6 +5,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
+FUZZ_SECONDS ?= 60
 
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
@@ -35,21 +36,21 @@ cov: $(VENV)/.dev                  ## branches, in the servers that the tests st
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
-bench: $(VENV)/.dev                ## against the peers; wants wrk and gcc, and two quiet cores
+bench: $(VENV)/.bench              ## against the peers; wants wrk, h2load, gcc and two quiet cores; ARGS="--only hello"
 	$(BIN)/python bench/compare.py $(ARGS)
 
 conformance: $(VENV)/.dev          ## the slow cases too
 	SLOW=1 $(PYTEST) tests/conformance $(ARGS)
 
-fuzz: $(VENV)/.dev                 ## the hypothesis tests, for as long as they take
-	$(PYTEST) -m hypothesis --hypothesis-profile=fuzz --timeout=0 $(ARGS)
+fuzz: $(VENV)/.fuzz                ## each target for FUZZ_SECONDS; ARGS="head frames" names some
+	$(BIN)/python tests/fuzz/fuzz.py --seconds $(FUZZ_SECONDS) $(ARGS)
 
 docs: $(VENV)/.dev                 ## writes the options into docs/cli.md; checks links and file names in the Markdown
 	$(BIN)/python tests/test_config.py
 	$(PYTEST) tests/test_docs.py $(ARGS)
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist *.egg-info .coverage .coverage.* .fuzz .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find bench examples geventgate tests -name __pycache__ -prune -exec rm -rf {} +
 
 # Without ensurepip the environment's own pip comes through the pip of $(PYTHON).
@@ -60,4 +61,17 @@ $(BIN)/pip:
 # Installed in place: what runs is always the tree as it is now.
 $(VENV)/.examples $(VENV)/.dev: $(VENV)/.%: pyproject.toml setup.py | $(BIN)/pip
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
+	touch $@
+
+# There is no atheris for every Python and system, and fuzzing goes without, too.
+$(VENV)/.fuzz: $(VENV)/.dev
+	-$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
+	touch $@
+
+# Peers come one by one: the comparison names those that do not install here, and goes without them.
+$(VENV)/.bench: bench/peers.py $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	for package in $$($(BIN)/python bench/peers.py); do \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check $$package >$(VENV)/bench-$$package.log 2>&1 \
+			|| echo "$$package does not install here: $(VENV)/bench-$$package.log"; done
 	touch $@

@@ -10,6 +10,7 @@ from geventgate import __version__
 from geventgate.config import Config
 from geventgate.gateway.wsgi import Application, WsgiGateway
 from geventgate.server import server
+from geventgate.server.addresses import Bound
 
 SOFTWARE = f"geventgate/{__version__}"
 
@@ -17,7 +18,8 @@ SOFTWARE = f"geventgate/{__version__}"
 class Server(server.Server):
     """Answers with a WSGI *application*: ``with Server(app, bind="127.0.0.1:0") as server: ...``
 
-    Configured by *config*, or by its fields by name. *errors* is ``wsgi.errors``: stderr. Raises ConfigError.
+    Configured by *config*, or by its fields by name. *errors* is ``wsgi.errors``: stderr. Of *sockets* it is the
+    listener instead of binding. Raises ConfigError.
     """
 
     def __init__(
@@ -27,6 +29,7 @@ class Server(server.Server):
         *,
         bind: str | Sequence[str] = (),
         errors: TextIO | None = None,
+        sockets: Sequence[Bound] = (),
         **options: Any,
     ) -> None:
         if bind:
@@ -37,7 +40,7 @@ class Server(server.Server):
             raise TypeError("a Server takes a Config or its fields, not both")
         draining = Event()
         gateway = WsgiGateway(application, config, draining=draining, errors=errors or sys.stderr, software=SOFTWARE)
-        super().__init__(config, gateway, draining)
+        super().__init__(config, gateway, draining, sockets)
 
 
 def assemble(config: Config, application: Application, *, errors: TextIO | None = None) -> Server:

@@ -5,29 +5,26 @@ standard library has been patched.
 """
 
 import argparse
-import math
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import Field, fields
+from dataclasses import Field, fields, replace
 from types import ModuleType
-from typing import Any, TextIO, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO, cast
 
 from geventgate import __version__
-from geventgate.config import LIMITS, TIMES, WEBSOCKETS, Config
+from geventgate.config import LIMITS, PROXIES, TIMES, WEBSOCKETS, Config, flag, shown
 from geventgate.errors import ConfigError
+from geventgate.settings import Setting, as_toml, configure, gather, meant, split
 
+if TYPE_CHECKING:
+    from geventgate.logs import LogFile
+    from geventgate.server.addresses import Bound
+
+TOLD_AT_START = (PROXIES, TIMES, LIMITS, WEBSOCKETS)
 FAILED, USAGE = 1, 2  # exit statuses; a second INT has its own
-
-# Options for which 0 would mean a server that serves nothing.
-POSITIVE = (
-    "head_timeout", "write_timeout", "worker_connections", "limit_request_line", "limit_request_fields",
-    "limit_request_head", "websocket_max_message_size", "ws_ping_timeout", "ws_close_timeout",
-)  # fmt: skip
-
-KINDS: dict[Any, str] = {int: "a whole number", float: "a number", bool: "True or False", str: "a text"}
 
 # Whoever was imported before patching and holds one of these may hold locks and sockets that block the whole server.
 BLOCKING = ("ssl", "threading", "socket", "select", "selectors", "queue", "subprocess")
@@ -38,9 +35,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status. The process is expected to end then, and soon will."""
     early = imported_too_early(dict(sys.modules))
     parser = argument_parser()
-    config, target, check_only = parse(parser, sys.argv[1:] if arguments is None else arguments)
+    told = parse(parser, sys.argv[1:] if arguments is None else arguments, os.environ)
+    config = told.config
+    if told.print_only:
+        print(as_toml(told.settings), end="")
+        return 0
     try:
-        status, left = _serve_target(config, target, check_only, early)
+        status, left = _serve_target(config, told.target, told.check_only, early)
     except ConfigError as error:
         if config.log_level == "debug" and error.__cause__ is not None:
             import traceback
@@ -56,10 +57,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _serve_target(config: Config, target: str, check_only: bool, early: list[str]) -> tuple[int, float]:
     """The exit status, and the seconds that the application's threads may go on."""
     patched = config.patch and patch()
-    from geventgate import loader, logs, signals
+    from geventgate import loader, logs, process, signals
     from geventgate.assemble import Server
+    from geventgate.server import addresses
 
     enter_folder(config.chdir)
+    process.set_umask(config.umask)
     sys.path.insert(0, os.getcwd())
     errors = logs.open_error_log(config)
     if patched and early:
@@ -69,14 +72,25 @@ def _serve_target(config: Config, target: str, check_only: bool, early: list[str
         )
     signals.reopen_logs()
     signals.end_on_interrupt()
-    application = loader.load(target)
-    logs.revive()
-    with access_log(config):
-        server = Server(application, config, errors=cast(TextIO, errors))
+    access_file = logs.open_access_log(config)
+    with ExitStack() as afterwards:
+        if check_only:
+            process.identity(config)
+            for bind in config.bind:
+                addresses.check_bind(bind)
+            sockets: list[addresses.Bound] = []
+        else:
+            config = replace(config, bind=addresses.activated(os.environ) or config.bind)
+            sockets = afterwards.enter_context(taking_place(config))
+        application = loader.load(target)
+        logs.revive()
+        server = Server(application, config, errors=cast(TextIO, errors), sockets=sockets)
         if check_only:
             print("configuration OK")
             return 0, 0.0
+        afterwards.enter_context(access_log(access_file))
         stop = signals.Stop(server.stop, config.graceful_timeout)
+        signals.reload_certificates(server.reload)
         server.start()
         logs.log.info(start_line(config, target, server.addresses))
         server.serve_forever()
@@ -91,23 +105,29 @@ def serve(application: Callable[..., Iterable[bytes]], *, bind: str | Sequence[s
     if bind:
         options["bind"] = (bind,) if isinstance(bind, str) else tuple(bind)
     config = Config(**options)
-    check(config)
     from gevent import get_hub, monkey
 
-    from geventgate import logs, signals
+    from geventgate import logs, process, signals
     from geventgate.assemble import Server
+    from geventgate.server import addresses
 
     enter_folder(config.chdir)
+    process.set_umask(config.umask)
     errors = logs.open_error_log(config, yield_to_program=True)
     if config.patch and not monkey.is_module_patched("socket"):
         logs.log.warning(
             "the standard library is not patched, so what blocks holds up every request: begin the program with "
             "gevent.monkey.patch_all(), or say patch=False"
         )
-    server = Server(application, config, errors=cast(TextIO, errors))
-    with access_log(config), ExitStack() as afterwards:
+    access_file = logs.open_access_log(config)
+    config = replace(config, bind=addresses.activated(os.environ) or config.bind)
+    with ExitStack() as afterwards:
+        sockets = afterwards.enter_context(taking_place(config))
+        server = Server(application, config, errors=cast(TextIO, errors), sockets=sockets)
+        afterwards.enter_context(access_log(access_file))
         if get_hub().main_hub:  # signals reach the main thread only
             signals.reopen_logs()
+            signals.reload_certificates(server.reload)
             afterwards.callback(signals.Stop(server.stop, config.graceful_timeout).forget)
         server.start()
         name = getattr(application, "__name__", type(application).__name__)
@@ -120,6 +140,9 @@ def serve(application: Callable[..., Iterable[bytes]], *, bind: str | Sequence[s
 
 class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> Any:
+        unknown = message.removeprefix("unrecognized arguments: ").split()[0]
+        if unknown.startswith("--") and unknown != message.split()[0]:
+            message += meant(unknown.partition("=")[0], self._option_string_actions)
         raise SystemExit(complain(f"{message} (see geventgate --help)", USAGE))
 
 
@@ -136,7 +159,9 @@ def argument_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="geventgate",
         description="Serve a WSGI application, WebSockets included, on gevent.",
-        epilog="Signals: TERM and INT let running requests end, a second INT does not; HUP and USR1 reopen the logs.",
+        epilog="Signals: TERM and INT let running requests end, a second INT does not; HUP and USR1 reopen the logs, "
+        "HUP reads the certificates again. Every option may also be set by a variable, as GEVENTGATE_KEEP_ALIVE=75, "
+        "or in a file; options that may be repeated may also be lists with commas.",
         usage="geventgate [options] MODULE:APPLICATION",
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
@@ -144,11 +169,18 @@ def argument_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "target",
+        nargs="?",
         metavar="MODULE:APPLICATION",
         help="what to serve: app:app, package.module:make_app(), site:wsgi.application; "
         "of a MODULE alone, its `application` or `app`",
     )
+    parser.add_argument(
+        "-c", "--config", metavar="FILE", help="read settings from this TOML file; GEVENTGATE_CONFIG may name it too"
+    )
     parser.add_argument("--check-config", action="store_true", help="load everything, bind nothing, and exit")
+    parser.add_argument(
+        "--print-config", action="store_true", help="show the settings, and where each comes from, and exit"
+    )
     parser.add_argument("--version", action=Version, nargs=0, help="show the versions and exit")
     groups: dict[str, argparse._ArgumentGroup] = {}
     for field in fields(Config):
@@ -160,8 +192,7 @@ def argument_parser() -> argparse.ArgumentParser:
 
 
 def flags(field: Field[Any]) -> list[str]:
-    long = f"--{field.name.replace('_', '-')}"
-    return [field.metadata["short"], long] if field.metadata["short"] else [long]
+    return [field.metadata["short"], flag(field)] if field.metadata["short"] else [flag(field)]
 
 
 def behaviour(field: Field[Any]) -> dict[str, Any]:
@@ -180,56 +211,33 @@ def behaviour(field: Field[Any]) -> dict[str, Any]:
     return wanted
 
 
-def shown(value: Any) -> str:
-    """A setting as one would type it."""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, tuple):
-        return ", ".join(map(str, value)) or "''"
-    return f"{value:g}" if isinstance(value, float) else str(value) or "''"
+class Told(NamedTuple):
+    """What the command line, the environment and the file say."""
+
+    config: Config
+    target: str
+    settings: dict[str, Setting]
+    check_only: bool
+    print_only: bool
 
 
-def parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> tuple[Config, str, bool]:
-    """The configuration, what to serve, and whether only to check. Exits with status 2, in one line."""
+def parse(parser: argparse.ArgumentParser, arguments: Sequence[str], environ: Mapping[str, str]) -> Told:
+    """Exits with status 2, in one line, for what cannot be meant."""
     given: dict[str, Any] = vars(parser.parse_args(arguments))
-    target = given.pop("target")
+    target = given.pop("target", "")
     check_only = given.pop("check_config", False)
+    print_only = given.pop("print_config", False)
+    file = given.pop("config", "")
     for name in [name for name, value in given.items() if isinstance(value, list)]:
-        given[name] = tuple(given[name])
-    config = Config(**given)
+        given[name] = tuple(item for text in given[name] for item in split(text))
     try:
-        check(config)
+        settings = gather(given, environ, file)
+        config = configure(settings)
     except ConfigError as error:
         parser.error(str(error))
-    return config, target, check_only
-
-
-def check(config: Config) -> None:
-    """Raise ConfigError for a value of the wrong type or out of range."""
-    for field in fields(config):
-        value, choices = getattr(config, field.name), field.metadata["metavar"].split("|")
-        if not _fits(value, field.type):
-            wrong = f"should be {KINDS.get(field.type, 'a tuple of texts, none of them empty')}"
-        elif len(choices) > 1 and value not in choices:
-            wrong = f"should be one of {', '.join(choices)}"
-        elif field.name in POSITIVE and not value > 0:
-            wrong = "should be more than 0"
-        elif field.name == "bind" and not value:
-            wrong = "should be at least one address"
-        elif field.type in (int, float) and not 0 <= value < math.inf:
-            wrong = "should be 0 or more, and finite"
-        else:
-            continue
-        raise ConfigError(f"{flags(field)[-1]} is {shown(value)}, and {wrong}")
-
-
-def _fits(value: object, kind: object) -> bool:
-    """Whether *value* is of a field's type; an int serves as a float, a bool is no number."""
-    if kind in (int, float):
-        return isinstance(value, int if kind is int else (int, float)) and not isinstance(value, bool)
-    if kind in (bool, str):
-        return type(value) is kind
-    return isinstance(value, tuple) and all(isinstance(item, str) and item for item in value)
+    if not target and not print_only:
+        parser.error("the following arguments are required: MODULE:APPLICATION")
+    return Told(config, target, settings, check_only, print_only)
 
 
 def complain(message: str, status: int) -> int:
@@ -240,12 +248,12 @@ def complain(message: str, status: int) -> int:
 
 
 def start_line(config: Config, name: str, addresses: list[str]) -> str:
-    """Who serves what where, by which protocols, and which limits are off their defaults."""
+    """Who serves what where, by which protocols, whom it believes, and which limits are off their defaults."""
     line = f"geventgate {__version__} (pid {os.getpid()}) serves {name} on {', '.join(addresses)}: HTTP/1.1, WebSocket"
     changed = [
-        f"{flags(field)[-1]} {shown(getattr(config, field.name))}"
+        f"{flag(field)} {shown(getattr(config, field.name))}"
         for field in fields(config)
-        if field.metadata["group"] in (TIMES, LIMITS, WEBSOCKETS) and getattr(config, field.name) != field.default
+        if field.metadata["group"] in TOLD_AT_START and getattr(config, field.name) != field.default
     ]
     return f"{line}; {' '.join(changed)}" if changed else line
 
@@ -290,17 +298,39 @@ def enter_folder(folder: str) -> None:
             raise ConfigError(f"--chdir {folder}: {error.strerror}") from None
 
 
+@contextmanager
+def taking_place(config: Config) -> Iterator[list["Bound"]]:
+    """Hold the pid file while inside. With --user or --group also bind, since others may not, and become them.
+
+    The sockets bound, or none yet. Raises ConfigError.
+    """
+    from geventgate import logs, process
+    from geventgate.server import addresses
+
+    who = process.identity(config)
+    with process.pid_file(config.pid) as pid, ExitStack() as afterwards:
+        sockets: list[Bound] = []
+        if who is not None:
+            sockets = addresses.listen_all(config)
+            for bound in sockets:
+                afterwards.callback(bound.close)
+                bound.give_to(who.uid, who.gid)
+            files = [file.fileno() for file in logs.files if file.ours]
+            process.become(who, files if pid is None else [*files, pid])
+        yield sockets
+
+
 # --- the access log
 
 
 @contextmanager
-def access_log(config: Config) -> Iterator[None]:
-    """Listen to requests if an access log is wanted: by the option, or by handlers on ``geventgate.access``."""
+def access_log(file: "LogFile | None") -> Iterator[None]:
+    """Listen to requests if an access log is wanted: in *file*, or by handlers on ``geventgate.access``."""
     from geventgate import logs, observe
     from geventgate.accesslog import AccessLog
 
-    if config.access_logfile:
-        listener = AccessLog(logs.LogFile(config.access_logfile, 1, "--access-logfile").write)
+    if file is not None:
+        listener = AccessLog(file.write)
     elif logs.access.handlers:
         listener = AccessLog(lambda line: logs.access.info(line.rstrip("\n")))
     else:

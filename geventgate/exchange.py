@@ -7,9 +7,10 @@ a parked read leaves it as it was. Deadlines reach a greenlet only while it is p
 """
 
 from collections.abc import Callable, Sequence
-from typing import IO, Protocol
+from typing import IO, Any, Protocol
 
-from geventgate.message import Fields, RequestHead
+from geventgate.errors import NotSupported
+from geventgate.message import Fields, RequestHead, Tls
 
 Text = str | bytes
 ResponseFields = Sequence[tuple[Text, Text]]
@@ -31,9 +32,9 @@ class Exchange:
 
     # Set once, by the carrier.
     request: RequestHead
-    peer: Address
+    peer: Address  # the client's, where a proxy that is believed tells it (gateway/forwarded.py)
     local: Address
-    tls: object | None  # what geventgate.tls shows, or None
+    tls: Tls | None
     has_content: bool  # whether read() can give anything; not for CONNECT, whose bytes are the tunnel's
     # For listeners, when it has ended.
     status: int  # of the response; 0: none was sent
@@ -92,13 +93,22 @@ class Exchange:
         """Give the exchange up so that the peer sees the answer as cut; *why* is for the log."""
         raise NotImplementedError
 
-    def open_tunnel(self, fields: ResponseFields = ()) -> "Tunnel":
+    def open_tunnel(self, fields: ResponseFields = (), protocol: str | None = None) -> "Tunnel":
         """Leave HTTP and return what follows. Sends 101 (HTTP/1) or 200 (CONNECT, HTTP/2) with *fields*.
 
-        The carrier owns the status, Connection and Upgrade. Raises NotSupported when the request offers no
-        protocol, ApplicationError when a response has begun.
+        Switches to *protocol*, one of those offered, or to the peer's favourite. The carrier owns the status,
+        Connection and Upgrade. Raises NotSupported when the request does not offer it, ApplicationError when a
+        response has begun.
         """
         raise NotImplementedError
+
+    def hijack(self) -> "tuple[Any, bytes]":
+        """Give the connection away, and what was received of it and not yet read: nothing was sent, nothing will be.
+
+        It comes as a gevent socket, or as a Tunnel where its bytes are not those of a socket (TLS). Raises
+        NotSupported (HTTP/2), ApplicationError when a response has begun.
+        """
+        raise NotSupported("this connection carries other requests too")
 
 
 class Tunnel:
@@ -111,6 +121,10 @@ class Tunnel:
 
     def recv(self, size: int) -> bytes:
         """Return 1 to *size* bytes, or b"" when the peer has ended its side. Raises OSErrors."""
+        raise NotImplementedError
+
+    def pending(self) -> int:
+        """Bytes that recv() has without waiting."""
         raise NotImplementedError
 
     def sendall(self, data: Bytes) -> None:

@@ -65,6 +65,11 @@ class LogFile(io.TextIOBase):
             os.dup2(fd, self._fd, inheritable=False)
             os.close(fd)
 
+    @property
+    def ours(self) -> bool:
+        """Whether it is a file we opened."""
+        return bool(self._path)
+
     def fileno(self) -> int:
         return self._fd
 
@@ -132,6 +137,11 @@ def open_error_log(config: Config, *, yield_to_program: bool = False) -> LogFile
     log.propagate = False
     log.setLevel(config.log_level.upper())
     return file
+
+
+def open_access_log(config: Config) -> LogFile | None:
+    """The file of ``config.access_logfile``, or None when none is named. Raises ConfigError."""
+    return LogFile(config.access_logfile, 1, "--access-logfile") if config.access_logfile else None
 
 
 def revive() -> None:

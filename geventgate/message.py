@@ -1,5 +1,8 @@
 """The values that travel between the layers. A leaf: no I/O, no policy."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 Field = tuple[bytes, bytes]
 Fields = tuple[Field, ...]
 
@@ -38,7 +41,7 @@ class RequestHead:
         self.method = method
         self.target = target  # as received
         self.http_version = http_version  # "1.0", "1.1", "2"
-        self.scheme = scheme  # the transport's, never the peer's claim
+        self.scheme = scheme  # the transport's, or what a proxy that is believed says; never the peer's claim
         self.authority = authority  # of an absolute target, else Host (RFC 9112 §3.3)
         self.path = path  # of the target, still percent-encoded
         self.query = query
@@ -55,6 +58,18 @@ class RequestHead:
         """The value of the field *name* (lower case), joined with ", " when repeated, or None."""
         values = [value for field, value in self.fields if field == name]
         return b", ".join(values) if values else None
+
+
+@dataclass(frozen=True, eq=False, slots=True, kw_only=True)
+class Tls:
+    """What TLS says of a connection (``geventgate.tls``)."""
+
+    version: str  # "TLSv1.3"
+    cipher: str  # OpenSSL's name of the suite
+    server_name: str  # that the client asked for (SNI), in lower case, or ""
+    alpn: str | None  # the protocol that was chosen (RFC 7301)
+    peer_certificate: bytes | None  # of a client that showed one and was believed, in DER
+    peer: Mapping[str, object]  # the same, decoded as ssl.SSLSocket.getpeercert() does; or empty
 
 
 class ResponseHead:

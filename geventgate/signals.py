@@ -1,4 +1,5 @@
-"""What a process does on signals: TERM and INT drain, a second INT ends at once; HUP and USR1 reopen the logs.
+"""What a process does on signals: TERM and INT drain, a second INT ends at once; HUP and USR1 reopen the logs,
+HUP reads the certificates again.
 
 For the main thread, and to be imported after monkey-patching.
 """
@@ -22,6 +23,11 @@ def reopen_logs() -> None:
     """From here on HUP and USR1 reopen the logs; neither kills, while the application is imported either."""
     gevent.signal_handler(signal.SIGHUP, logs.reopen)
     gevent.signal_handler(signal.SIGUSR1, logs.reopen)
+
+
+def reload_certificates(reload: Callable[[], None]) -> None:
+    """From here on HUP calls *reload* too."""
+    gevent.signal_handler(signal.SIGHUP, reload)
 
 
 def end_on_interrupt() -> None:

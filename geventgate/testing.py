@@ -31,11 +31,13 @@ from wsproto.events import (
 
 from geventgate.assemble import assemble
 from geventgate.config import Config
-from geventgate.errors import ApplicationError, GeventgateError, NotSupported, PeerError, PeerGone
+from geventgate.errors import ApplicationError, GeventgateError, PeerError, PeerGone
 from geventgate.exchange import Address, Bytes, Exchange, ResponseFields, Text, Tunnel
-from geventgate.message import Fields, RequestHead, ResponseHead
+from geventgate.message import Fields, RequestHead, ResponseHead, Tls
 from geventgate.protocol.http1 import (
     Framing,
+    check_final,
+    choose_protocol,
     compose_informational,
     compose_response_head,
     compose_upgrade,
@@ -75,7 +77,8 @@ class FakeExchange(Exchange):
     read that meets it; a PeerError by every later read too. The response is what the application said, checked, without
     what a carrier adds: ``status`` and ``fields``; ``faults``, what a carrier would correct and log; ``sends``, its
     content as it was sent; ``files``, (offset, count) of each send_file; ``informational``; ``sent_trailers``;
-    ``finished``; ``aborted``, why, or None. ``tunnel`` is the peer's end of an open one.
+    ``finished``; ``aborted``, why, or None. ``tunnel`` is the peer's end of an open one, ``hijacked`` the peer's socket
+    of a connection that was given away.
     """
 
     def __init__(
@@ -89,6 +92,7 @@ class FakeExchange(Exchange):
         http_version: str = "1.1",
         peer: Address = ("127.0.0.1", "50000"),
         local: Address = ("127.0.0.1", "8000"),
+        tls: Tls | None = None,
     ) -> None:
         pieces = [content] if isinstance(content, bytes) else content
         framing = {_bytes(name).lower() for name, _ in fields} & {b"content-length", b"transfer-encoding"}
@@ -99,8 +103,10 @@ class FakeExchange(Exchange):
         self.request = request_head(method, target, fields, http_version)
         self.peer = peer
         self.local = local
-        self.tls = None
+        self.tls = tls
         self.has_content = request_content(self.request) is not None
+        if tls is not None:
+            self.request.scheme = "https"
         self._trailers = trailers
         # Of the reading side.
         self._pieces = iter(pieces)
@@ -118,6 +124,7 @@ class FakeExchange(Exchange):
         self.finished = False
         self.aborted: str | None = None
         self.tunnel: MemoryTunnel | None = None
+        self.hijacked: Any = None
         self._head: ResponseHead | None = None
         self._framing = Framing.NO_CONTENT
         self._left = 0
@@ -189,8 +196,7 @@ class FakeExchange(Exchange):
         if self._head is not None or self.finished:
             raise ApplicationError("a response has one head")
         head = compose_response_head(status, fields)
-        if head.code < 200:
-            raise ApplicationError(f"{head.code} is not a final status")
+        check_final(head, self.request)
         self._head = head
         self.fields = _fields(head.wire)
         self.faults = head.faults
@@ -233,10 +239,8 @@ class FakeExchange(Exchange):
         self.aborted = why
         self.finished = True
 
-    def open_tunnel(self, fields: ResponseFields = ()) -> "MemoryTunnel":
-        protocol = self.request.protocol
-        if protocol is None:
-            raise NotSupported("the request offers no protocol to switch to")
+    def open_tunnel(self, fields: ResponseFields = (), protocol: str | None = None) -> "MemoryTunnel":
+        protocol = choose_protocol(self.request, protocol)
         if self._head is not None or self.finished:
             raise ApplicationError("a response has begun")
         self.fields = _fields(compose_upgrade(protocol, fields))
@@ -244,6 +248,13 @@ class FakeExchange(Exchange):
         self.finished = True
         ours, self.tunnel = MemoryTunnel.pair()
         return ours
+
+    def hijack(self) -> tuple[Any, bytes]:
+        if self._head is not None or self.finished:
+            raise ApplicationError("a response has begun")
+        self.finished = True
+        ours, self.hijacked = socket.socketpair()
+        return ours, self._unread
 
 
 class MemoryTunnel(Tunnel):
@@ -275,6 +286,9 @@ class MemoryTunnel(Tunnel):
         del self._inbox[:size]
         self._tell()
         return data
+
+    def pending(self) -> int:
+        return len(self._inbox)
 
     def sendall(self, data: Bytes) -> None:
         view = memoryview(data).cast("B")
@@ -368,7 +382,8 @@ def _connect(url: str, timeout: float) -> Any:
         return socket.create_connection((where.hostname, where.port or 80), timeout)
     peer = socket.socket(socket.AF_UNIX)
     peer.settimeout(timeout)
-    peer.connect(url.removeprefix("unix:"))
+    path = url.removeprefix("unix:")
+    peer.connect(f"\0{path[1:]}" if path.startswith("@") else path)
     return peer
 
 

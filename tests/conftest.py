@@ -14,8 +14,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from secrets import token_hex
+from typing import Any, NamedTuple
 
 import pytest
+import trustme
 from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).parent.parent
@@ -173,6 +176,14 @@ def module_gate(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "needs(*programs): skip by name unless all these programs are on the PATH")
+    config.addinivalue_line("markers", "slow: takes more than ten seconds; left out unless SLOW=1")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not os.environ.get("SLOW"):
+        slow = [item for item in items if item.get_closest_marker("slow")]
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if item not in slow]
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -200,3 +211,37 @@ def refuse_skip(report):  # type: ignore[no-untyped-def]
         report.outcome = "failed"
         report.longrepr = f"skipped, and CI=true allows no skips: {report.longrepr}"
     return report
+
+
+# TLS
+
+
+class Pair(NamedTuple):
+    """A certificate, with its chain, and its key: names of PEM files."""
+
+    certfile: str
+    keyfile: str
+
+
+class Authority:
+    """A certificate authority of the tests' own; ``ca_certs`` is its certificate's file."""
+
+    def __init__(self, folder: Path) -> None:
+        self._ca = trustme.CA()
+        self._folder = folder
+        self.ca_certs = str(folder / "ca.pem")
+        self._ca.cert_pem.write_to_path(self.ca_certs)
+
+    def issue(self, *names: str, **more: Any) -> Pair:
+        """A new certificate for *names*: a host's, or a client's with its address; *more* is trustme's."""
+        issued = self._ca.issue_cert(*names, **more)
+        stem = self._folder / f"{names[0].replace('*', 'any')}-{token_hex(4)}"
+        pair = Pair(f"{stem}.pem", f"{stem}.key")
+        Path(pair.certfile).write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
+        issued.private_key_pem.write_to_path(pair.keyfile)
+        return pair
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("authority"))

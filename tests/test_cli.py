@@ -232,7 +232,7 @@ def answer(peer):
         (["exits:app"], 1, "cannot import exits: SystemExit: no (FOLDER/exits.py, line 2)"),
         (["lacks:app"], 1, "No module named 'no_such_dependency' (FOLDER/lacks.py, line 1)"),
         (["factory:create_app(1, 2)"], 1, "factory:create_app(1, 2): TypeError: create_app() takes from 0 to 1"),
-        (["--bind", "nonsense", "hello:app"], 1, "--bind nonsense: not HOST:PORT, [IPV6]:PORT, :PORT or unix:PATH"),
+        (["--bind", "nonsense", "hello:app"], 1, "--bind nonsense: not HOST:PORT, [IPV6]:PORT, :PORT, unix:PATH"),
         (["--bind", "::1:8000", "hello:app"], 1, "--bind ::1:8000: an IPv6 address stands in brackets"),
         (["--bind", "127.0.0.1:65536", "hello:app"], 1, "--bind 127.0.0.1:65536: not HOST:PORT"),
         (["--bind", "192.0.2.1:0", "hello:app"], 1, "cannot listen on 192.0.2.1:0: Cannot assign requested address"),

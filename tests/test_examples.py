@@ -1,13 +1,16 @@
 """Each example, run as a user would run it, and the chat in Chromium."""
 
+import importlib.util
 import json
 import re
 import shutil
+import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from socket import SO_RCVBUF, SOL_SOCKET, socket
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -33,6 +36,13 @@ def connect(url: str) -> ClientConnection:
 
 def get(url: str) -> httpx.Response:
     return httpx.get(url, trust_env=False, timeout=WAIT)
+
+
+def load(name: str):
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    return example
 
 
 def test_hello(gate):
@@ -167,6 +177,177 @@ def test_chat_lets_go_of_a_reader_that_stalls(gate):
         assert (event["kind"], event["name"]) == ("left", "Sloth")
 
 
+# The line protocol
+
+
+def test_line_protocol(gate):
+    server = gate("line_protocol:app", chdir=EXAMPLES)
+    assert get(server.url).status_code == 426
+    example = load("line_protocol")
+    with example.dial(server.host, server.port) as waiting, example.dial(server.host, server.port) as setting:
+        example.ask(waiting, b"wait tea\n")
+        example.ask(setting, b"set tea ready, and hot\nwait tea\nnonsense\n\n\xff\n" + b"x" * 2500 + b"\n")
+        answers = [setting.readline() for _ in range(8)]
+        assert waiting.readline() == b"ready, and hot\n"
+    assert answers[:2] == [b"ok\n", b"ready, and hot\n"]
+    assert [answer[:4] for answer in answers[2:]] == 6 * [b"say "]  # a line too long is taken for several
+
+
+def test_line_protocol_client(gate):
+    server = gate("hello:app", chdir=EXAMPLES)
+    with pytest.raises(ConnectionError, match=r"not switched to lines/1: HTTP/1\.1 200"):
+        load("line_protocol").dial(server.host, server.port)
+
+
+# The proxy
+
+
+@pytest.fixture
+def curl(tmp_path: Path) -> Callable[..., tuple[int, str]]:
+    """curl through the proxy at *proxy*: its exit status, and what it received."""
+
+    def curl(proxy: str, *arguments: str) -> tuple[int, str]:
+        command = ["curl", "--silent", "--show-error", "--noproxy", "", "--max-time", str(WAIT), "--proxytunnel"]
+        done = subprocess.run([*command, "--proxy", proxy, *arguments], capture_output=True, text=True, check=False)
+        return done.returncode, done.stdout + done.stderr
+
+    return curl
+
+
+@pytest.mark.needs("curl")
+def test_connect_proxy(gate, curl, monkeypatch, tmp_path):
+    target = gate("hello:app", chdir=EXAMPLES)
+    monkeypatch.setenv("PROXY_TO", f"127.0.0.1:{target.port}")
+    proxy = gate("connect_proxy:app", "--allow-connect", chdir=EXAMPLES)
+    assert curl(proxy.url, f"{target.url}/") == (0, "Hello, world!\n")
+    assert curl(proxy.url, f"{target.url}/", f"{target.url}/") == (0, 2 * "Hello, world!\n")
+    status, text = curl(proxy.url, f"http://127.0.0.1:{proxy.port}/")
+    assert (status, "403" in text) == (56, True)
+    assert get(proxy.url).status_code == 405
+    target.stop()
+    status, text = curl(proxy.url, f"{target.url}/")
+    assert (status, "502" in text) == (56, True)
+
+
+@pytest.mark.needs("curl")
+@pytest.mark.parametrize("proxy_over_tls", [False, True])
+def test_connect_proxy_carries_tls_and_large_files(gate, curl, monkeypatch, tmp_path, authority, proxy_over_tls):
+    pair = authority.issue("127.0.0.1")
+    tls = ["--certfile", pair.certfile, "--keyfile", pair.keyfile]
+    target = gate("plain:app", *tls, chdir=Path(__file__).parent / "applications")
+    monkeypatch.setenv("PROXY_TO", "127.0.0.1:*")
+    proxy = gate("connect_proxy:app", "--allow-connect", *(tls if proxy_over_tls else ()), chdir=EXAMPLES)
+    large, back = tmp_path / "large", tmp_path / "back"
+    large.write_bytes(bytes(range(256)) * 40_000)
+    status, text = curl(
+        f"{'https' if proxy_over_tls else 'http'}://127.0.0.1:{proxy.port}",
+        *("--proxy-cacert", authority.ca_certs, "--cacert", authority.ca_certs),
+        *("--data-binary", f"@{large}", "--header", "Expect:", "--output", str(back)),
+        f"https://127.0.0.1:{target.port}/echo",
+    )
+    assert status == 0, text
+    assert back.read_bytes() == large.read_bytes()
+
+
+@pytest.mark.needs("curl")
+def test_connect_is_off_unless_enabled(gate, curl):
+    target = gate("hello:app", chdir=EXAMPLES)
+    status, text = curl(gate("connect_proxy:app", chdir=EXAMPLES).url, f"{target.url}/")
+    assert (status, "501" in text) == (56, True)
+
+
+# The terminal, by hand
+
+
+@pytest.fixture
+def terminal(gate, monkeypatch):
+    """The server, and the address to open."""
+    monkeypatch.setenv("SHELL", "/bin/sh")
+    monkeypatch.setenv("PS1", "$ ")
+    monkeypatch.delenv("ENV", raising=False)
+    server = gate("terminal:app", chdir=EXAMPLES)
+    link = re.search(r"whoever opens (/\?token=\S+)", server.stderr())[1]
+    return server, link
+
+
+def read_until(ws: ClientConnection, pattern: str) -> re.Match:
+    output = ""
+    while not (found := re.search(pattern, output)):
+        output += ws.recv(timeout=WAIT).decode()
+    return found
+
+
+def test_terminal(terminal):
+    server, link = terminal
+    with connect(server.ws_url + link) as ws:
+        ws.send("r132,43")
+        read_until(ws, r"\$ $")
+        ws.send("istty size; echo $TERM\r")
+        read_until(ws, r"\n43 132\r\nxterm-256color\r\n\$ $")
+        ws.send("r80,24")
+        ws.send("istty size\r")
+        read_until(ws, r"\n24 80\r\n\$ $")
+        ws.send("ish -c 'echo begun; exec sleep 1000'\r")
+        read_until(ws, r"\nbegun\r\n")
+        ws.send("i\x03")
+        read_until(ws, r"\$ $")  # what is typed sooner, the interrupt may throw away
+        ws.send("iecho over $((1 + 1))\r")
+        read_until(ws, r"\nover 2\r\n\$ $")
+        ws.send("iexit\r")
+        with pytest.raises(ConnectionClosed) as closed:
+            read_until(ws, "never")
+    assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (1000, "the shell has ended")
+
+
+def test_terminal_wants_its_token(terminal):
+    server, link = terminal
+    for path in ("/", "/?token=", "/?token=x", link[:-1], "/?token=%FF"):
+        assert get(server.url + path).status_code == 403
+        with pytest.raises(InvalidStatus) as refused, connect(server.ws_url + path):
+            pass
+        assert refused.value.response.status_code == 403
+    page = get(server.url + link)
+    assert not re.search(r'(src|href)="(?!data:)', page.text), "the page loads something from elsewhere"
+    assert page.headers["Referrer-Policy"] == "no-referrer"
+
+
+@pytest.mark.parametrize(
+    ("here", "status"),
+    [("192.0.2.1", "403"), ("2001:db8::1", "403"), ("127.0.0.1", "200"), ("::1", "200"), ("", "200")],
+)
+def test_terminal_is_on_loopback_only(here, status):
+    example = load("terminal")
+    request = SimpleNamespace(server=(here, "80"))
+    said = []
+    example.app(
+        {"geventgate.request": request, "QUERY_STRING": f"token={example.TOKEN}"}, lambda *head: said.append(head)
+    )
+    assert said[0][0].startswith(status)
+
+
+@pytest.mark.parametrize("nonsense", [b"binary", "r1", "rx,y", "r1,2,3"])
+def test_terminal_closes_on_nonsense(terminal, nonsense):
+    server, link = terminal
+    with connect(server.ws_url + link) as ws:
+        ws.send(nonsense)
+        with pytest.raises(ConnectionClosed) as closed:
+            read_until(ws, "never")
+    assert closed.value.rcvd.code == 1007
+
+
+def test_terminal_ends_the_shell_with_its_page(terminal):
+    server, link = terminal
+    with connect(server.ws_url + link) as ws:
+        read_until(ws, r"\$ $")
+        ws.send("itrap '' HUP; echo $$.\r")  # one that will not hear
+        shell = Path("/proc", read_until(ws, r"\n(\d+)\.")[1])
+        assert shell.exists()
+    until = time.monotonic() + WAIT
+    while shell.exists():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
 # The pages, in Chromium
 
 
@@ -287,4 +468,112 @@ def test_events_in_a_page(gate, browser):
     WebDriverWait(browser, WAIT, 0.05).until(lambda _: page.read("#now")[0].isdigit(), "no event came")
     first = page.read("#now")
     WebDriverWait(browser, WAIT, 0.05).until(lambda _: page.read("#now") > first, "no second event came")
+    assert page.console() == []
+
+
+@in_chromium
+def test_chromium_and_the_echo_compress_their_messages(gate, browser):
+    server = gate("echo:app", chdir=EXAMPLES)
+    browser.get(server.url)
+    outcome = browser.execute_async_script(
+        """
+        const done = arguments[0], got = [];
+        const sent = ["x".repeat(100000), "\u00e9\u2603\ud834\udd1e".repeat(1000), "", "x".repeat(100000)];
+        const ws = new WebSocket("ws://" + location.host);
+        ws.onopen = () => sent.forEach(text => ws.send(text));
+        ws.onmessage = event => { got.push(event.data); if (got.length == sent.length) ws.close(1000); };
+        ws.onclose = event => done([ws.extensions, event.code, got.every((text, i) => text === sent[i]), got.length]);
+        """
+    )
+    agreed = "permessage-deflate; server_max_window_bits=12; client_max_window_bits=12"
+    assert outcome == [agreed, 1000, True, 4]
+
+
+# The terminal, in Chromium
+
+
+class TerminalWindow(Window):
+    def type(self, *keys: str) -> None:
+        self.find("#keys").send_keys(*keys)
+
+    def run(self, command: str) -> None:
+        self.type(command, Keys.ENTER)
+
+    @property
+    def rows(self) -> list[str]:
+        return [row.rstrip() for row in self.read("#screen > div")]
+
+    def sees(self, row: str) -> None:
+        """Wait until a row reads *row*."""
+        until = time.monotonic() + WAIT
+        while row not in (rows := self.rows):
+            assert time.monotonic() < until, rows
+            time.sleep(0.05)
+
+
+@in_chromium
+def test_terminal_in_a_page(terminal, browser):
+    server, link = terminal
+    page = TerminalWindow(browser, server.url + link)
+    page.until("#status", "Connected")
+    page.sees("$")
+    page.run("printf '\\033[1;31mred\\033[0m plain \\033[38;5;21mblue\\033[0m \\033[7mturned\\033[0m\\n'")
+    page.sees("red plain blue turned")
+    colours = browser.execute_script(
+        "return Object.fromEntries([...document.querySelectorAll('#screen span')].map(span =>"
+        " [span.textContent, [getComputedStyle(span).color, span.className, span.style.background]]))"
+    )
+    assert colours["red"][:2] == ["rgb(255, 139, 146)", "bold"]
+    assert colours["blue"][0] == "rgb(0, 0, 255)"
+    assert colours["turned"][2] == "var(--ink)"
+
+    page.run("printf '\\033[2J\\033[5;10Hhere\\033[3A\\033[4Dthere\\033[20;1H'")  # as top moves about
+    page.sees(" " * 9 + "here")
+    assert (page.rows[4], page.rows[1]) == (" " * 9 + "here", " " * 9 + "there")
+
+    page.run("printf '\\033[?1049h\\033[Hapart\\033[6n'; read answer; printf '\\033[?1049l'; echo $(echo back)")
+    page.sees("apart^[[1;6R")  # where the cursor is, as programs ask
+    assert "here" not in "".join(page.rows)
+    page.type(Keys.ENTER)
+    page.sees("back")
+    assert " " * 9 + "here" in page.rows
+
+    page.run("seq 500")
+    page.sees("500")
+    assert "250" in page.read("#history > div")
+
+    page.run("sh -c 'echo begun; exec sleep 1000'")
+    page.sees("begun")
+    page.type(Keys.CONTROL, "c")
+    page.sees("$")
+    page.run("echo caught $((20 + 1))")
+    page.sees("caught 21")
+    assert page.console() == []
+
+
+@in_chromium
+def test_terminal_follows_its_window(terminal, browser):
+    server, link = terminal
+    page = TerminalWindow(browser, server.url + link)
+    page.until("#status", "Connected")
+    page.sees("$")
+    sizes = []
+    for width, height in ((1000, 700), (600, 400)):
+        before = len(page.rows)
+        browser.set_window_size(width, height)
+        WebDriverWait(browser, WAIT, 0.05).until(lambda _, before=before: len(page.rows) != before)
+        page.run(f"echo {width}: $(stty size)")
+        WebDriverWait(browser, WAIT, 0.05).until(lambda _, width=width: f"\n{width}: " in "\n".join(page.rows))
+        said = next(row for row in page.rows if row.startswith(f"{width}: "))
+        sizes.append([int(number) for number in said.split()[1:]])
+        assert len(page.rows) == sizes[-1][0]
+    assert sizes[0][0] > sizes[1][0]
+    assert sizes[0][1] > sizes[1][1]
+    page.run("exit")
+    page.until("#status", "the shell has ended")
+    page.find("#again").click()
+    page.until("#status", "Connected")
+    page.sees("$")
+    page.run("echo another $((1 + 1))")
+    page.sees("another 2")
     assert page.console() == []

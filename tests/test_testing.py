@@ -1,6 +1,7 @@
 """The fakes keep the rules of what they stand for, or tests over them prove nothing."""
 
 import io
+import os
 
 import gevent
 import pytest
@@ -309,3 +310,13 @@ def test_a_client_that_is_not_answered():
 
     with running(application, graceful_timeout=0.0) as server, pytest.raises(TimeoutError):
         WebSocketClient(server.url, timeout=0.05)
+
+
+def test_a_server_on_an_abstract_socket():
+    def hello(environ, start_response):
+        start_response("200 OK", [])
+        return [b"hello"]
+
+    with running(hello, bind=(f"unix:@geventgate-{os.getpid()}",)) as server, server.connect() as peer:
+        peer.sendall(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        assert peer.recv(65536).startswith(b"HTTP/1.1 200 ")

@@ -4,13 +4,17 @@ The end of the bytes/unicode muddle is ``geventgate.request``: what was on the w
 middleware does to the other keys.
 """
 
-from collections.abc import Callable
+from binascii import b2a_base64
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from io import BufferedReader, BytesIO, RawIOBase
-from typing import TYPE_CHECKING, TextIO
+from textwrap import wrap
+from typing import TYPE_CHECKING, Any, TextIO
 from urllib.parse import unquote_to_bytes
 
 from geventgate.exchange import Address, EventLike, Exchange
-from geventgate.message import Fields
+from geventgate.gateway.forwarded import Front
+from geventgate.message import Fields, Tls
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -20,6 +24,7 @@ Link = Callable[[object], None]
 
 MAX_KNOWN_KEYS = 1024  # the cache of keys is bounded, and so are the names in it
 MAX_KNOWN_NAME = 64
+CONTENT_BUFFER = 64 * 1024  # bytes; with Python's 8 KiB a read of 10 KB comes up to us twice
 
 
 class Request:
@@ -80,7 +85,7 @@ class Request:
 
     @property
     def client(self) -> Address:
-        """The peer's host and port; ("", "") on a unix socket."""
+        """The client's host and port, as proxies that are believed say, or the peer's; ("", "") on a unix socket."""
         return self._exchange.peer
 
     @property
@@ -141,6 +146,8 @@ class Disconnected:
 class ContentFile(RawIOBase):
     """The content of an exchange as a raw file, under the BufferedReader that is ``wsgi.input``."""
 
+    __slots__ = ("_exchange",)
+
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
 
@@ -182,21 +189,30 @@ def environ_template(local: Address, root_path: str, errors: TextIO, draining: E
     }  # fmt: skip
 
 
-def build_environ(exchange: Exchange, template: Environ) -> Environ:
+def build_environ(exchange: Exchange, template: Environ, front: Front | None = None) -> Environ:
+    """*front* is how a proxy was reached, if one told."""
     head = exchange.request
     script_name: str = template["SCRIPT_NAME"]  # type: ignore[assignment]
     environ = template.copy()
     environ["REQUEST_METHOD"] = head.method
     environ["REQUEST_URI"] = environ["RAW_URI"] = head.target.decode("latin-1")
     environ["PATH_INFO"] = path_info(head.path, script_name)
+    if front is not None:
+        script_name = environ["SCRIPT_NAME"] = front.prefix + script_name
+        environ["SERVER_NAME"] = front.name or environ["SERVER_NAME"]
+        environ["SERVER_PORT"] = front.port or environ["SERVER_PORT"]
     environ["QUERY_STRING"] = head.query.decode("latin-1")
     environ["SERVER_PROTOCOL"] = "HTTP/" + head.http_version
     environ["wsgi.url_scheme"] = head.scheme
     environ["REMOTE_ADDR"], environ["REMOTE_PORT"] = exchange.peer
     environ["geventgate.request"] = Request(exchange, script_name)
     environ["geventgate.disconnected"] = Disconnected(exchange)
+    if head.scheme == "https":
+        environ["HTTPS"] = "on"
+    if exchange.tls is not None:
+        environ.update(tls_keys(exchange.tls))
     if exchange.has_content:
-        environ["wsgi.input"] = BufferedReader(ContentFile(exchange))
+        environ["wsgi.input"] = BufferedReader(ContentFile(exchange), CONTENT_BUFFER)
     for name, value in head.fields:
         key = _known_keys.get(name)
         if key is None:
@@ -219,6 +235,59 @@ def path_info(path: bytes, script_name: str) -> str:
     if script_name and text.startswith(script_name) and text[len(script_name) : len(script_name) + 1] in ("", "/"):
         return text[len(script_name) :]
     return text
+
+
+@lru_cache(maxsize=1024)
+def tls_keys(tls: Tls) -> Environ:
+    """What TLS adds, named as mod_ssl and nginx do. No field of a request has such a key: theirs begin with HTTP_."""
+    keys: Environ = {
+        "geventgate.tls": tls,
+        "SSL_PROTOCOL": tls.version, "SSL_CIPHER": tls.cipher, "SSL_TLS_SNI": tls.server_name,
+        "SSL_CLIENT_VERIFY": "NONE" if tls.peer_certificate is None else "SUCCESS",
+    }  # fmt: skip
+    if tls.peer_certificate is not None:
+        peer: Mapping[str, Any] = tls.peer
+        keys["SSL_CLIENT_S_DN"] = distinguished_name(peer.get("subject", ()))
+        keys["SSL_CLIENT_I_DN"] = distinguished_name(peer.get("issuer", ()))
+        keys["SSL_CLIENT_M_SERIAL"] = peer.get("serialNumber", "")
+        keys["SSL_CLIENT_V_START"] = peer.get("notBefore", "")
+        keys["SSL_CLIENT_V_END"] = peer.get("notAfter", "")
+        keys["SSL_CLIENT_CERT"] = pem(tls.peer_certificate)
+    return keys
+
+
+# OpenSSL's long names of attribute types, and the short ones it writes in a distinguished name.
+SHORT_NAMES = {
+    "commonName": "CN", "countryName": "C", "domainComponent": "DC", "dnQualifier": "dnQualifier", "givenName": "GN",
+    "localityName": "L", "organizationName": "O", "organizationalUnitName": "OU", "stateOrProvinceName": "ST",
+    "streetAddress": "street", "surname": "SN", "userId": "UID",
+}  # fmt: skip
+
+
+def distinguished_name(name: Iterable[Iterable[tuple[str, str]]]) -> str:
+    """*name*, as getpeercert() has it, by RFC 2253: the last part first, and ASCII only, so that it can be compared
+    and logged."""
+    parts = ["+".join(f"{SHORT_NAMES.get(kind, kind)}={_escaped(value)}" for kind, value in part) for part in name]
+    return ",".join(reversed(parts))
+
+
+def _escaped(value: str) -> str:
+    """A value of a distinguished name (RFC 2253 §2.4)."""
+    text = "".join(
+        f"\\{char}" if char in ',+"\\<>;'
+        else char if " " <= char <= "~"
+        else "".join(f"\\{byte:02X}" for byte in char.encode("utf-8", "surrogatepass"))
+        for char in value
+    )  # fmt: skip
+    if text.endswith(" "):
+        text = text[:-1] + "\\ "
+    return f"\\{text}" if text.startswith(("#", " ")) else text
+
+
+def pem(certificate: bytes) -> str:
+    """A certificate in text (RFC 7468)."""
+    lines = wrap(b2a_base64(certificate, newline=False).decode("ascii"), 64)
+    return "\n".join(["-----BEGIN CERTIFICATE-----", *lines, "-----END CERTIFICATE-----", ""])
 
 
 _known_keys: dict[bytes, str] = {}  # a field's name -> its key, "" for one that has none

@@ -7,6 +7,7 @@ sent by whoever holds it, so that no pong waits for a lock.
 """
 
 import logging
+import sys
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -23,6 +24,7 @@ from gevent.lock import RLock, Semaphore
 from geventgate.config import Config
 from geventgate.errors import ApplicationError, WebSocketError
 from geventgate.exchange import Bytes, Exchange, ResponseFields, Tunnel
+from geventgate.protocol.deflate import negotiate
 from geventgate.protocol.handshake import Handshake, accept_fields, origin_allowed
 from geventgate.protocol.websocket import (
     ABNORMAL,
@@ -36,6 +38,7 @@ from geventgate.protocol.websocket import (
 
 RECEIVE_SIZE = 64 * 1024
 QUEUE_SIZE = 16  # messages taken ahead of the application; then the peer has to wait
+READ_AHEAD = 16 * 1024 * 1024  # bytes of an unfinished message taken ahead, be it as large as it may
 MAX_OWED = 1024  # control frames that may wait behind a frame being written; then reading waits too
 TICK = 1.0  # seconds between two sweeps
 AWAY_TICKS = 2  # sweeps that find the application elsewhere, before a pump reads in its place
@@ -193,8 +196,11 @@ class WebSocket:
         subprotocol: str | None = None,
         headers: ResponseFields = (),
         origins: Collection[str] | None = None,
+        compress: bool | None = None,
+        max_message_size: int | None = None,
     ) -> None:
-        """Open the WebSocket with one of ``subprotocols``, or none; *headers* are added to the answer.
+        """Open the WebSocket with one of ``subprotocols``, or none; *headers* are added to the answer. *compress*:
+        whether to agree to permessage-deflate; with *max_message_size* in bytes, instead of what the options say.
 
         Pages of the request's own host may open it, and those of *origins* (default: --ws-origins; "*" is any). Another
         page's attempt is answered 403 and raises WebSocketError. Raises ApplicationError when it is too late.
@@ -202,23 +208,37 @@ class WebSocket:
         with self._frames:  # the answer is written: nobody else may begin to
             if self._tunnel is not None:
                 raise ApplicationError("the WebSocket was accepted before")
-            self._open(subprotocol, headers, origins)
+            self._open(subprotocol, headers, origins, compress, max_message_size)
 
     def _opened(self) -> Tunnel:
         """The bytes behind the handshake, which is accepted if it is not yet."""
         if self._tunnel is None:
             with self._frames:
                 if self._tunnel is None:
-                    return self._open(None, (), None)
+                    return self._open()
         return self._tunnel
 
-    def _open(self, subprotocol: str | None, headers: ResponseFields, origins: Collection[str] | None) -> Tunnel:
+    def _open(
+        self,
+        subprotocol: str | None = None,
+        headers: ResponseFields = (),
+        origins: Collection[str] | None = None,
+        compress: bool | None = None,
+        max_message_size: int | None = None,
+    ) -> Tunnel:
         if self.closed:
             raise WebSocketError("the WebSocket was refused" if self.refused else "the peer has gone")
-        fields = accept_fields(self._handshake, subprotocol, headers)
+        config = self._host.config
+        agreed = None
+        if config.ws_per_message_deflate if compress is None else compress:
+            agreed = negotiate(self._handshake.extensions)
+        fields = accept_fields(self._handshake, subprotocol, headers, agreed.answer if agreed else "")
         request = self._exchange.request
-        if not origin_allowed(request, self.origin, self._host.config.ws_origins if origins is None else origins):
+        if not origin_allowed(request, self.origin, config.ws_origins if origins is None else origins):
             self._refuse(request.authority.decode("latin-1"))
+        if max_message_size is None:
+            max_message_size = config.websocket_max_message_size
+        self._protocol = WebSocketProtocol(max_message_size, agreed)
         try:
             tunnel = self._tunnel = self._exchange.open_tunnel(fields)
         except OSError as error:
@@ -242,22 +262,43 @@ class WebSocket:
     def receive(self, timeout: float | None = None) -> Message | None:
         """The next message, text as str and binary as bytes; None once it is closed. Raises TimeoutError after
         *timeout* seconds; nothing is lost by that."""
+        return self._receive(timeout)[0]
+
+    def receive_fragments(self, timeout: float | None = None) -> Iterator[Message]:
+        """The next message in pieces as they come, all str or all bytes, at least one; none once it is closed.
+
+        It is never held whole. What is left of it when the loop is left early is received next. Raises TimeoutError
+        after *timeout* seconds without a piece, and WebSocketError when it is closed before the message's end.
+        """
+        ends = given = False
+        while not ends:
+            piece, ends = self._receive(timeout, pieces=True)
+            if piece is None:
+                if given:
+                    self._protocol.check_open()
+                return
+            if piece or not given:
+                given = True
+                yield piece
+
+    def _receive(self, timeout: float | None, pieces: bool = False) -> tuple[Message | None, bool]:
+        """A message, or a piece of one, and whether that is its end; what a pump has taken comes first."""
         try:
             self._opened()
         except WebSocketError:
             if self.refused:
-                return None  # a handler that only loops over messages ends quietly
+                return None, True  # a handler that only loops over messages ends quietly
             raise
         self._away = 0
         if self._queue:
-            return self._queue.popleft()
+            return self._queue.popleft(), True
         until = None if timeout is None else monotonic() + timeout
         self._receivers += 1  # a pump hands the turn over
         try:
             if not self._turn.acquire(timeout=_left(until)):
                 raise TimeoutError("no message came in time")
             try:
-                return self._queue.popleft() if self._queue else self._next(until)
+                return (self._queue.popleft(), True) if self._queue else self._next(until, pieces)
             finally:
                 self._turn.release()
         finally:
@@ -268,21 +309,30 @@ class WebSocket:
         while (message := self.receive()) is not None:
             yield message
 
-    def _next(self, until: float | None = None) -> Message | None:
-        """Read the next message; None: closed. The caller has the turn, and others have theirs even in a flood."""
+    def _next(
+        self, until: float | None = None, pieces: bool = False, most: int = sys.maxsize
+    ) -> tuple[Message | None, bool]:
+        """Read the next message, or a piece of one, and say whether that is its end; None: closed, or *most* bytes of
+        one are held. The caller has the turn, and others have theirs even in a flood."""
         protocol = self._protocol
-        self._turns += 1
-        if self._turns % TURNS == 0:
+        if self._turns >= TURNS:
             _give_way()
+            self._turns = 0
         while True:
-            message = protocol.next_message()
+            if pieces:
+                message, ends = protocol.next_piece() or (None, True)
+            else:
+                message, ends = protocol.next_message(most), True
             if protocol.owed:
                 self._settle()
             if message is not None:
-                return message
+                self._turns += 1 + len(message) // RECEIVE_SIZE  # it may have been a few bytes, compressed
+                return message, ends
             if protocol.state is State.CLOSED:
                 self._leave()
-                return None
+                return None, True
+            if protocol.held >= most:
+                return None, False
             data = self._read(until)
             if data:
                 protocol.feed(data)
@@ -318,31 +368,44 @@ class WebSocket:
         try:
             with self._turn:
                 queue = self._queue = self._queue or deque()
-                while not self._receivers and len(queue) < QUEUE_SIZE and (message := self._next()) is not None:
+                while not self._receivers and not self._has_enough():
+                    message, _ = self._next(most=READ_AHEAD)
+                    if message is None:
+                        break
                     queue.append(message)
         finally:
             self._pumping = False
             self._away = 0
 
+    def _has_enough(self) -> bool:
+        """Whether enough was taken ahead of the application."""
+        return len(self._queue or ()) >= QUEUE_SIZE or self._protocol.held >= READ_AHEAD
+
     # --- sending
 
-    def send(self, message: Message | Bytes) -> None:
-        """Send a message whole: str as text, bytes as binary. Blocks while the peer is slow. Raises WebSocketError."""
+    def send(self, message: Message | Bytes, *, compress: bool | None = None) -> None:
+        """Send a message whole: str as text, bytes as binary. Blocks while the peer is slow. Raises WebSocketError.
+
+        *compress* says whether to, if it is agreed with the peer; None: if there are 16 bytes or more.
+        """
         self._opened()
         self._protocol.check_open()  # no need to wait for a turn that will be refused
         with self._messages, self._frames:
-            self._write(self._protocol.message(message))
+            self._write(self._protocol.message(message, compress, _give_way))
 
-    def send_fragments(self, parts: Iterable[Message | Bytes]) -> None:
+    def send_fragments(self, parts: Iterable[Message | Bytes], *, compress: bool | None = None) -> None:
         """Send one message as *parts* come, all str or all bytes. Other messages wait until it is done; control frames
-        do not. When *parts* raises, the message cannot be taken back: the WebSocket is closed with 1011."""
+        do not. When *parts* raises, the message cannot be taken back: the WebSocket is closed with 1011.
+
+        Each part can be read as soon as it has come, compressed or not; *compress* as for send(), None: if agreed.
+        """
         self._opened()
         self._protocol.check_open()
         with self._messages:
             try:
                 for part in parts:
                     with self._frames:
-                        self._write(self._protocol.fragment(part))
+                        self._write(self._protocol.fragment(part, compress, _give_way))
                 with self._frames:
                     self._write(self._protocol.end_fragments())
             except Exception:
@@ -458,7 +521,7 @@ class WebSocket:
         """Once a second: a quiet peer is asked whether it is there, and somebody reads in any case."""
         if self._reading:
             self._watch_quiet()
-        elif not (self._receivers or self._pumping or self.closed or len(self._queue or ()) >= QUEUE_SIZE):
+        elif not (self._receivers or self._pumping or self.closed or self._has_enough()):
             self._away += 1
             if self._away >= AWAY_TICKS:
                 self._pumping = True

@@ -10,13 +10,17 @@ from typing import IO, Any, TextIO
 
 from geventgate.config import Config
 from geventgate.errors import ApplicationError, PeerError, WebSocketError
-from geventgate.exchange import Address, EventLike, Exchange, ResponseFields
+from geventgate.exchange import Address, EventLike, Exchange, ResponseFields, Tunnel
 from geventgate.gateway.environ import Environ, build_environ, environ_template
+from geventgate.gateway.forwarded import Forwarding
+from geventgate.gateway.upgrade import TunnelSocket
 from geventgate.gateway.websocket import WebSocket, WebSockets
 from geventgate.protocol.handshake import check_handshake, is_websocket
 
 Application = Callable[..., Iterable[bytes]]
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
+
+MAX_TEMPLATES = 1024  # addresses: a transparent proxy's PROXY header may name any
 
 log = logging.getLogger("geventgate")
 
@@ -56,9 +60,9 @@ class FileWrapper:
 
 
 class WsgiResponse:
-    """start_response() and write() of one request."""
+    """start_response() and write() of one request, and the ways out of HTTP."""
 
-    __slots__ = ("_exchange", "_fields", "_started", "_status", "_websocket")
+    __slots__ = ("_exchange", "_fields", "_hijacked", "_socket", "_started", "_status", "_websocket")
 
     def __init__(self, exchange: Exchange, websocket: WebSocket | None) -> None:
         self._exchange = exchange
@@ -66,6 +70,8 @@ class WsgiResponse:
         self._status: str | int | None = None
         self._fields: ResponseFields = ()
         self._started = False  # the head is out of our hands
+        self._socket: TunnelSocket | None = None
+        self._hijacked = False
 
     def start_response(
         self, status: str | int, fields: ResponseFields, exc_info: ExcInfo | None = None
@@ -122,8 +128,37 @@ class WsgiResponse:
                 close()
 
     def _has_left_http(self) -> bool:
-        """Whether the WebSocket was opened, or refused for its origin: either way this is answered."""
+        """Whether this is answered in another way: a WebSocket was opened, or refused for its origin."""
+        if self._hijacked or self._socket is not None:
+            return True
         return self._websocket is not None and (self._websocket.accepted or self._websocket.refused)
+
+    def upgrade(self, headers: ResponseFields = (), protocol: str | None = None) -> TunnelSocket:
+        """``geventgate.upgrade``: leave HTTP for *protocol*, or what the client prefers, and return what follows.
+
+        *headers* are added to the 101, or the 200 to CONNECT. Raises ApplicationError when a response has begun,
+        NotSupported for a protocol that was not offered; then the application may still answer.
+        """
+        exchange = self._exchange
+        self._socket = TunnelSocket(exchange.open_tunnel(headers, protocol), exchange.peer, exchange.local)
+        return self._socket
+
+    def hijack(self) -> tuple[Any, bytes]:
+        """``geventgate.hijack``: the connection is the application's, and so are the bytes received and not yet read.
+
+        It comes as a gevent socket, over TLS as one that is like it. Raises ApplicationError when a response has begun.
+        """
+        exchange = self._exchange
+        connection, unread = exchange.hijack()
+        self._hijacked = True
+        if isinstance(connection, Tunnel):
+            connection = TunnelSocket(connection, exchange.peer, exchange.local)
+        return connection, unread
+
+    def end_tunnel(self, error: BaseException | None = None) -> None:
+        """The application has returned, or raised *error*."""
+        if self._socket is not None:
+            self._socket.finish(error)
 
     def _send_file(self, file: IO[bytes], offset: int, count: int) -> None:
         if not self._started:
@@ -163,6 +198,8 @@ class WsgiGateway:
         self._errors = errors
         self._software = software
         self._websockets = WebSockets(config)
+        forwarding = Forwarding(config)
+        self._forwarding = forwarding if forwarding else None
         self._templates: dict[Address, Environ] = {}
 
     def start(self) -> None:
@@ -176,12 +213,20 @@ class WsgiGateway:
         """The last exchange has ended."""
 
     def handle(self, exchange: Exchange) -> None:
-        environ = build_environ(exchange, self._templates.get(exchange.local) or self._template(exchange.local))
-        if exchange.request.protocol is not None and is_websocket(exchange.request):
+        front = self._forwarding.apply(exchange) if self._forwarding else None
+        environ = build_environ(exchange, self._templates.get(exchange.local) or self._template(exchange.local), front)
+        protocol = exchange.request.protocol
+        if protocol is not None and is_websocket(exchange.request):
             self._handle_websocket(exchange, environ)
             return
         response = WsgiResponse(exchange, None)
-        response.send_result(self._application(environ, response.start_response))
+        _offer_exits(environ, response, protocol, exchange.request.http_version)
+        try:
+            response.send_result(self._application(environ, response.start_response))
+        except BaseException as error:
+            response.end_tunnel(error)
+            raise
+        response.end_tunnel()
 
     def _handle_websocket(self, exchange: Exchange, environ: Environ) -> None:
         """As any request, but the application may accept the WebSocket instead of answering."""
@@ -196,15 +241,18 @@ class WsgiGateway:
         environ["wsgi.websocket"] = websocket
         environ["wsgi.websocket_version"] = "13"
         response = WsgiResponse(exchange, websocket)
+        _offer_exits(environ, response, exchange.request.protocol, exchange.request.http_version)
         try:
             response.send_result(self._application(environ, response.start_response))
         except BaseException as error:
+            response.end_tunnel(error)
             if websocket.accepted:
                 websocket.finish(error)
             if not (isinstance(error, WebSocketError) and websocket.closed):
                 raise
             log.debug("%s: %s", exchange, error)  # its own: the peer has gone, no failure
         else:
+            response.end_tunnel()
             if websocket.accepted:
                 websocket.finish()
         finally:
@@ -213,8 +261,17 @@ class WsgiGateway:
     def _template(self, local: Address) -> Environ:
         template = environ_template(local, self._root_path, self._errors, self._draining, self._software)
         template["wsgi.file_wrapper"] = FileWrapper
-        self._templates[local] = template
+        if len(self._templates) < MAX_TEMPLATES:
+            self._templates[local] = template
         return template
+
+
+def _offer_exits(environ: Environ, response: WsgiResponse, protocol: str | None, http_version: str) -> None:
+    if protocol is not None:
+        environ["geventgate.protocol"] = protocol
+        environ["geventgate.upgrade"] = response.upgrade
+    if http_version != "2":
+        environ["geventgate.hijack"] = response.hijack
 
 
 def _refuse_handshake(exchange: Exchange, error: PeerError) -> None:

@@ -1,7 +1,7 @@
 """The opening handshake of a WebSocket: over HTTP/1.1 (RFC 6455 §4), over HTTP/2 as extended CONNECT (RFC 8441).
 
-Functions over a RequestHead; the carrier sends the answer and owns its status, Connection and Upgrade. No extension
-is accepted: a Sec-WebSocket-Extensions offer stays unanswered, which declines it (RFC 6455 §9.1).
+Functions over a RequestHead; the carrier sends the answer and owns its status, Connection and Upgrade. Extensions are
+only parsed here; an offer that stays unanswered is declined (RFC 6455 §9.1).
 """
 
 import re
@@ -19,9 +19,22 @@ GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 §1.3
 DEFAULT_PORTS = {"http": "80", "https": "443"}
 
 _is_key = re.compile(rb"[A-Za-z0-9+/]{22}==").fullmatch  # base64 of 16 bytes
-_is_token = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch
+TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
+_is_token = re.compile(TOKEN).fullmatch
+# RFC 6455 §9.1; possessive, so that no input takes longer than its length
+_PARAMETER = rf';[ \t]*+({TOKEN})[ \t]*+(?:=[ \t]*+({TOKEN}|"(?:[^"\\]|\\.)*+")[ \t]*+)?+'
+_between_extensions = re.compile(r"[ \t,]*+").match
+_extension = re.compile(rf"({TOKEN})[ \t]*+((?:{_PARAMETER})*+)(?=,|$)").match
+_parameters = re.compile(_PARAMETER).findall
 _origin = re.compile(r"(https?)://([^/?#@]+)", re.IGNORECASE).fullmatch  # RFC 6454 §6.2
 _host_and_port = re.compile(r"(\[[^\]]*\]|[^:]*)(?::([0-9]*))?").fullmatch
+
+
+class ExtensionOffer(NamedTuple):
+    """An element of Sec-WebSocket-Extensions (RFC 6455 §9.1)."""
+
+    name: str
+    parameters: tuple[tuple[str, str | None], ...]  # in order, repeated ones too; None: without a value
 
 
 class Handshake(NamedTuple):
@@ -31,6 +44,7 @@ class Handshake(NamedTuple):
     version: str
     subprotocols: tuple[str, ...]  # offered, the client's favourite first
     origin: str | None  # of the page that opens it; None outside of browsers
+    extensions: tuple[ExtensionOffer, ...] = ()  # offered, in the client's order
 
 
 def is_websocket(head: RequestHead) -> bool:
@@ -56,13 +70,15 @@ def check_handshake(head: RequestHead) -> Handshake:
     origins = [value for name, value in head.fields if name == b"origin"]
     if len(origins) > 1:
         raise PeerError(400, "more than one Origin")
-    return Handshake(key, version, subprotocols, origins[0].decode("latin-1") if origins else None)
+    extensions = _extensions(head.get(b"sec-websocket-extensions"))
+    return Handshake(key, version, subprotocols, origins[0].decode("latin-1") if origins else None, extensions)
 
 
 def accept_fields(
-    handshake: Handshake, subprotocol: str | None = None, headers: ResponseFields = ()
+    handshake: Handshake, subprotocol: str | None = None, headers: ResponseFields = (), extensions: str = ""
 ) -> list[tuple[Text, Text]]:
-    """The fields that accept *handshake* (RFC 6455 §4.2.2), the application's *headers* behind ours.
+    """The fields that accept *handshake* (RFC 6455 §4.2.2), the application's *headers* behind ours; *extensions* is
+    what was agreed, "" for none.
 
     Raises ApplicationError for a subprotocol that was not offered, and for Sec-WebSocket-* among *headers*.
     """
@@ -73,6 +89,8 @@ def accept_fields(
         if subprotocol not in handshake.subprotocols:
             raise ApplicationError(f"subprotocol {subprotocol!r} was not offered")
         fields.append(("Sec-WebSocket-Protocol", subprotocol))
+    if extensions:
+        fields.append(("Sec-WebSocket-Extensions", extensions))
     for name, value in headers:
         text = name if isinstance(name, str) else name.decode("latin-1")
         if text.lower().startswith("sec-websocket-"):
@@ -110,3 +128,29 @@ def _elements(value: bytes | None) -> tuple[str, ...]:
     if not value:
         return ()
     return tuple(element for part in value.decode("latin-1").split(",") if (element := part.strip(" \t")))
+
+
+def _extensions(value: bytes | None) -> tuple[ExtensionOffer, ...]:
+    """The offers of Sec-WebSocket-Extensions. Raises PeerError 400: "the recipient of such malformed data MUST
+    immediately _Fail the WebSocket Connection_" (RFC 6455 §9.1)."""
+    if not value:
+        return ()
+    offers = []
+    text, place = value.decode("latin-1"), 0
+    while (between := _between_extensions(text, place)) and (place := between.end()) < len(text):
+        match = _extension(text, place)
+        if match is None:
+            raise PeerError(400, "malformed Sec-WebSocket-Extensions")
+        offers.append(ExtensionOffer(match[1], tuple((name, _unquoted(said)) for name, said in _parameters(match[2]))))
+        place = match.end()
+    return tuple(offers)
+
+
+def _unquoted(value: str) -> str | None:
+    """A parameter's value, None if it has none: "the value after quoted-string unescaping MUST conform to the 'token'
+    ABNF" (RFC 6455 §9.1)."""
+    if value.startswith('"'):
+        value = re.sub(r"\\(.)", r"\1", value[1:-1])
+        if not _is_token(value):
+            raise PeerError(400, "malformed Sec-WebSocket-Extensions")
+    return value or None

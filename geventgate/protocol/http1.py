@@ -10,7 +10,7 @@ from enum import Enum, auto
 from http import HTTPStatus
 from typing import NamedTuple
 
-from geventgate.errors import ApplicationError, PeerError
+from geventgate.errors import ApplicationError, NotSupported, PeerError
 from geventgate.exchange import ResponseFields, Text
 from geventgate.message import Field, Fields, RequestHead, ResponseHead
 
@@ -27,6 +27,7 @@ CONTROLS = bytes([*range(9), *range(10, 32), 127])  # all but HTAB: never in a f
 TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"  # RFC 9110 §5.6.2
 _is_token = re.compile(TOKEN).fullmatch
 _starts_token = re.compile(TOKEN).match
+_is_protocol = re.compile(rb"%b(?:/%b)?" % (TOKEN, TOKEN)).fullmatch  # RFC 9110 §7.8
 _request_line = re.compile(rb"(%b) ([\x21\x22\x24-\x7e\x80-\xff]+) HTTP/([0-9])\.([0-9])" % TOKEN).fullmatch
 _authority = rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9\-._~!$&'()*+,;=%]+)"
 _is_host = re.compile(rb"(?:%b(?::[0-9]{0,5})?)?" % _authority).fullmatch  # RFC 9112 §3.2: may be empty
@@ -76,7 +77,7 @@ def parse_request_head(buffer: bytes, start: int = 0, limits: HeadLimits = DEFAU
         raise PeerError(431, "the request's fields are too many or too large")
     match = _request_line(request_line)
     if match is None:
-        raise PeerError(400, "malformed request line")
+        raise PeerError(400, _not_a_request_line(request_line))
     method, target, major, minor = match.groups()
     if major != b"1":
         raise PeerError(505, "HTTP/1.0 and HTTP/1.1 are spoken here")
@@ -120,7 +121,7 @@ def _request_head(
         protocol = ""
     elif upgrade and connection and not old and b"upgrade" in _options(connection):
         # "A server MUST ignore an Upgrade header field that is received in an HTTP/1.0 request" (RFC 9110 §7.8)
-        protocol = upgrade.partition(b",")[0].rstrip(b" \t").decode("latin-1")  # its favourite
+        protocol = next(iter(offered_protocols(upgrade)), None)  # its favourite
     version = "1.0" if old else "1.1"
     get = governing.get
     return RequestHead(  # by position, being half of what parsing a small head costs
@@ -157,11 +158,18 @@ def _judge_early(buffer: bytes, begin: int, limits: HeadLimits) -> None:
     if size > limits.size:
         raise PeerError(431, "the request's fields are too large")
     if not _starts_token(buffer, begin):
-        raise PeerError(400, "this is not HTTP")
+        line = buffer[begin:line_end] if line_end >= 0 else b""
+        raise PeerError(400, _not_a_request_line(line) if line == b"\0" else "this is not HTTP")
     if buffer.count(b"\n", begin) != buffer.count(b"\r\n", begin):
         raise PeerError(400, "a line ends with a bare LF")
     if line_end >= 0 and not _request_line(buffer[begin:line_end]):
-        raise PeerError(400, "malformed request line")
+        raise PeerError(400, _not_a_request_line(buffer[begin:line_end]))
+
+
+def _not_a_request_line(line: bytes) -> str:
+    if line.startswith(b"PROXY ") or line == b"\0":  # of version 2, four bytes have passed for empty lines
+        return "a PROXY header, which this peer may not send"
+    return "malformed request line"
 
 
 def _check_host(host: bytes) -> None:
@@ -188,8 +196,32 @@ def _options(connection: bytes) -> set[bytes]:
     return {option.strip(b" \t") for option in connection.lower().split(b",")}
 
 
+def offered_protocols(upgrade: bytes) -> list[str]:
+    """The well-formed elements of an Upgrade field, the client's favourite first (RFC 9110 §7.8)."""
+    elements = (element.strip(b" \t") for element in upgrade.split(b","))
+    return [element.decode("ascii") for element in elements if _is_protocol(element)]
+
+
+def choose_protocol(head: RequestHead, wanted: str | None) -> str:
+    """What to switch to: *wanted* as the client spells it, or its favourite; "" for CONNECT. Raises NotSupported."""
+    if head.protocol is None:
+        raise NotSupported("the request offers no protocol to switch to")
+    if wanted is None:
+        return head.protocol
+    # "A server MUST NOT switch to a protocol that was not indicated by the client"; names are compared without case
+    for offer in offered_protocols(head.upgrade or b"") if head.protocol else [""]:
+        if offer.lower() == wanted.lower():
+            return offer
+    raise NotSupported(f"the request does not offer the protocol {wanted!r}")
+
+
 def persists(head: RequestHead) -> bool:
-    """Whether the client lets the connection persist (RFC 9112 §9.3)."""
+    """Whether the client lets the connection persist (RFC 9112 §9.3).
+
+    Not behind CONNECT: when it is refused, bytes of the tunnel may already be on their way, and are no requests.
+    """
+    if head.protocol == "":
+        return False
     connection = head.connection
     if connection is None:
         return head.http_version == "1.1"
@@ -432,6 +464,14 @@ def encode_lines(lines: list[str]) -> bytes:
     return wire
 
 
+def check_final(head: ResponseHead, request: RequestHead) -> None:
+    """Raises ApplicationError for a status that cannot answer *request*."""
+    if head.code < 200:
+        raise ApplicationError(f"{head.code} is not a final status")
+    if head.code < 300 and request.protocol == "":  # the client would take what follows for the tunnel
+        raise ApplicationError(f"{head.code} to CONNECT is said by opening the tunnel")
+
+
 def compose_informational(status: int, fields: ResponseFields) -> bytes:
     """An interim response, whole (RFC 9110 §15.2)."""
     if not 100 < status < 200 or status == 101:
@@ -442,6 +482,8 @@ def compose_informational(status: int, fields: ResponseFields) -> bytes:
 def compose_upgrade(protocol: str, fields: ResponseFields) -> bytes:
     """The head that leaves HTTP (RFC 9110 §7.8); for CONNECT, whose *protocol* is "", a 200 (§9.3.6)."""
     if not protocol:
+        # "A server MUST NOT send any Transfer-Encoding or Content-Length header fields"
+        fields = [field for field in fields if _as_text(field[0]).lower() != "content-length"]
         return compose_response_head(200, fields).wire + b"\r\n"
     lines = compose_response_head(101, fields).wire
     return lines + encode_lines([f"Upgrade: {protocol}\r\n", "Connection: Upgrade\r\n"]) + b"\r\n"

@@ -1,11 +1,13 @@
-"""The WebSocket protocol behind its opening handshake, server's side (RFC 6455 §5-§8), as values in and bytes out.
+"""The WebSocket protocol behind its opening handshake, server's side (RFC 6455 §5-§8, RFC 7692): values in, bytes out.
 
 Knows no socket and no clock. Two floors: FrameCodec turns bytes into frames and back, WebSocketProtocol holds the
 rules of messages, control frames and closing. Received bytes are parsed message by message as they are asked for,
 so what a peer sends ahead is held as it came.
 """
 
+import sys
 from codecs import IncrementalDecoder, getincrementaldecoder
+from collections.abc import Callable
 from enum import Enum, auto
 from struct import Struct
 
@@ -14,6 +16,7 @@ from wsproto.frame_protocol import CloseReason, Frame, FrameDecoder, FrameProtoc
 
 from geventgate.errors import ApplicationError, PeerError, WebSocketError
 from geventgate.exchange import Bytes
+from geventgate.protocol.deflate import Agreement, Deflater, Inflater
 
 Message = str | bytes
 
@@ -22,16 +25,20 @@ MAX_REASON = MAX_CONTROL - 2
 # Fragments are counted against their bytes: 65,536 of 64 bytes are legal (Autobahn 9.3.1), 500,000 empty ones attack.
 FREE_FRAGMENTS = 16 * 1024
 BYTES_PER_FRAGMENT = 16
+# Messages of fewer bytes are sent as they are, unless the application wants otherwise: they cannot get any shorter. Of
+# 28 bytes of JSON deflate leaves 16, thanks to the messages before, and takes 2 us.
+LEAST_DEFLATED = 16
 
 # RFC 6455 §7.4.1
 NORMAL, GOING_AWAY, PROTOCOL_ERROR, NO_STATUS, ABNORMAL = 1000, 1001, 1002, 1005, 1006
-BAD_DATA, POLICY, INTERNAL_ERROR = 1007, 1008, 1011
+BAD_DATA, POLICY, TOO_BIG, INTERNAL_ERROR = 1007, 1008, 1009, 1011
 
 FIN, RSV1 = 0x80, 0x40
 _length_16 = Struct("!BBH").pack
 _length_64 = Struct("!BBQ").pack
 _utf8_decoder = getincrementaldecoder("utf-8")
 _NO_RSV = RsvBits(False, False, False)
+_RSV1 = RsvBits(True, False, False)
 
 
 def is_close_code(code: int) -> bool:
@@ -42,13 +49,16 @@ def is_close_code(code: int) -> bool:
 # --- frames (RFC 6455 §5.2)
 
 
-class SizeRule(Extension):
-    """Judges a frame by its header, before any of its payload has come. Set RSV bits are refused by the decoder."""
+class HeaderRule(Extension):
+    """Judges a frame by its header, before any of its payload has come. RSV bits not claimed here are refused by the
+    decoder."""
 
-    name = "geventgate-size"
+    name = "geventgate-header"
 
-    def __init__(self, room: int) -> None:
+    def __init__(self, room: int, deflate: bool) -> None:
         self.room = room  # bytes the message being received may still grow by
+        self.deflate = deflate  # permessage-deflate is agreed
+        self.compressed = False  # whether the message being received is
 
     def offer(self) -> bool:
         return False
@@ -57,21 +67,35 @@ class SizeRule(Extension):
         self, proto: FrameDecoder | FrameProtocol, opcode: Opcode, rsv: RsvBits, payload_length: int
     ) -> CloseReason | RsvBits:
         # Asked again when a header comes in pieces, so nothing may be counted here.
-        return CloseReason.MESSAGE_TOO_BIG if payload_length > self.room and opcode < Opcode.CLOSE else _NO_RSV
+        if opcode >= Opcode.CLOSE:
+            return _NO_RSV
+        # "An endpoint MUST NOT set the "Per-Message Compressed" bit of control frames and non-first fragments" (RFC
+        # 7692 §6.1)
+        if opcode is not Opcode.CONTINUATION:
+            self.compressed = rsv.rsv1 and self.deflate
+            if self.compressed:
+                return _RSV1
+        # What is compressed is judged by what it inflates to.
+        return CloseReason.MESSAGE_TOO_BIG if payload_length > self.room and not self.compressed else _NO_RSV
 
 
 class FrameCodec:
     """Bytes to frames and back; a frame of data comes in the pieces it arrives in, unmasked, a control frame whole."""
 
-    __slots__ = ("_decoder", "_size")
+    __slots__ = ("_decoder", "_rule")
 
-    def __init__(self, room: int) -> None:
-        self._size = SizeRule(room)
-        self._decoder = FrameDecoder(client=False, extensions=[self._size])
+    def __init__(self, room: int, deflate: bool = False) -> None:
+        self._rule = HeaderRule(room, deflate)
+        self._decoder = FrameDecoder(client=False, extensions=[self._rule])
+
+    @property
+    def compressed(self) -> bool:
+        """Whether the last frame of data belongs to a compressed message."""
+        return self._rule.compressed
 
     def allow(self, room: int) -> None:
         """The next frames of data may carry *room* bytes."""
-        self._size.room = room
+        self._rule.room = room
 
     def feed(self, data: bytes) -> None:
         self._decoder.receive_bytes(data)
@@ -81,8 +105,9 @@ class FrameCodec:
         try:
             return self._decoder.process_buffer()
         except ParseFailed as error:
-            too_big = error.code == CloseReason.MESSAGE_TOO_BIG
-            raise _fault(error.code, "the message is too big" if too_big else str(error)) from None
+            if error.code == CloseReason.MESSAGE_TOO_BIG:
+                raise _too_big() from None
+            raise _fault(error.code, str(error)) from None
 
 
 def encode(opcode: int, payload: Bytes, fin: bool = True, rsv1: bool = False) -> list[Bytes]:
@@ -99,6 +124,10 @@ def encode(opcode: int, payload: Bytes, fin: bool = True, rsv1: bool = False) ->
 # --- messages (RFC 6455 §5.4-§8)
 
 
+def _no_pause() -> None:
+    pass
+
+
 class State(Enum):
     OPEN = auto()
     CLOSING = auto()  # our Close is said, the peer's awaited: what else comes is dropped
@@ -106,7 +135,8 @@ class State(Enum):
 
 
 class WebSocketProtocol:
-    """One WebSocket: ``feed()`` and ``next_message()`` receive; the other methods return the buffers to send.
+    """One WebSocket: ``feed()``, ``next_message()`` and ``next_piece()`` receive; the other methods return the buffers
+    to send. Messages are compressed as *deflate* says (RFC 7692).
 
     ``owed`` is what must be sent between any two frames: pongs, pings, a Close. A fault of the peer's is never
     raised: it is kept in ``fault``, a Close that names it is owed, and the state is CLOSED (RFC 6455 §7.1.7).
@@ -114,24 +144,31 @@ class WebSocketProtocol:
 
     __slots__ = (
         "state", "close_code", "close_reason", "fault", "owed",
-        "_codec", "_max_size", "_opcode", "_data", "_utf8", "_fragments", "_sending",
+        "_codec", "_max_size", "_opcode", "_held", "_size", "_utf8", "_fragments", "_inflater", "_inflating", "_ends",
+        "_sending", "_deflater", "_deflating",
     )  # fmt: skip
 
-    def __init__(self, max_message_size: int) -> None:
+    def __init__(self, max_message_size: int, deflate: Agreement | None = None) -> None:
         self.state = State.OPEN
         self.close_code: int | None = None  # of the first Close, the peer's or ours; 1005: it had none; 1006: none came
         self.close_reason = ""
         self.fault: PeerError | None = None
         self.owed: list[Bytes] = []
-        self._codec = FrameCodec(max_message_size)
+        self._codec = FrameCodec(max_message_size, deflate is not None)
         self._max_size = max_message_size
         # The message being received, unless it came in one piece.
         self._opcode: Opcode | None = None
-        self._data = bytearray()
+        self._held: bytes | bytearray = bytearray()  # of it, and not given out
+        self._size = 0  # of all that has come, inflated
         self._utf8: IncrementalDecoder | None = None
         self._fragments = 0
-        # The opcode of the message being sent in fragments.
+        self._inflater = Inflater(deflate) if deflate else None
+        self._inflating = False  # it may have more to give
+        self._ends = False  # and then the message ends
+        # The message being sent in fragments: its opcode, and whether it is compressed.
         self._sending: Opcode | None = None
+        self._deflater = Deflater(deflate) if deflate else None
+        self._deflating = False
 
     # --- receiving
 
@@ -140,24 +177,37 @@ class WebSocketProtocol:
         if self.state is not State.CLOSED:
             self._codec.feed(data)
 
-    def next_message(self) -> Message | None:
-        """The next message, or None: more bytes are needed, or, if the state is CLOSED, there will be no more."""
-        while self.state is not State.CLOSED:
-            try:
-                frame = self._codec.frame()
-                if frame is None:
-                    return None
-                opcode, payload, complete, fin = frame
-                assert isinstance(payload, bytes)
-                if opcode >= Opcode.CLOSE:
-                    self._control(opcode, payload)
-                elif self.state is State.OPEN:
-                    message = self._message(opcode, payload, complete, complete and fin)
-                    if message is not None:
-                        return message
-            except PeerError as error:
-                self._fail(error)
+    def next_message(self, most: int = sys.maxsize) -> Message | None:
+        """The next message, or the rest of one begun by next_piece(). None: more bytes are needed; or, if the state is
+        CLOSED, there will be no more; or *most* bytes of one are held, and more would be."""
+        try:
+            while (ends := self._advance()) is not None:
+                if ends:
+                    return self._take(True)
+                if len(self._held) >= most:
+                    break
+        except PeerError as error:
+            self._fail(error)
         return None
+
+    def next_piece(self) -> tuple[Message, bool] | None:
+        """What has come of a message, text up to its last whole character, and whether that is its end. None: more
+        bytes are needed, or, if the state is CLOSED, there will be no more."""
+        try:
+            ends: bool | None = False  # what is held comes first
+            while ends is not None:
+                piece = self._take(ends) if self._opcode is not None else b""
+                if piece or ends:
+                    return piece, ends
+                ends = self._advance()
+        except PeerError as error:
+            self._fail(error)
+        return None
+
+    @property
+    def held(self) -> int:
+        """Bytes of an unfinished message that next_message() has gathered."""
+        return len(self._held)
 
     def lost(self, why: str) -> None:
         """The bytes have ended, or can no longer be sent."""
@@ -166,42 +216,88 @@ class WebSocketProtocol:
             self.state = State.CLOSED
         self.owed.clear()
 
-    def _message(self, opcode: Opcode, payload: bytes, complete: bool, ends: bool) -> Message | None:
-        """Take a piece of a data frame, *complete* when it is the frame's last, and *ends* when the message's."""
+    def _advance(self) -> bool | None:
+        """Hold the next data of a message; whether it ends it. None: more bytes are needed, or no more will come."""
+        while self.state is not State.CLOSED:
+            if self._inflating:
+                assert self._inflater is not None
+                data = self._inflater.inflate()
+                if data is None:
+                    self._inflating = False
+                    if not self._ends:
+                        continue
+                ends = data is None
+                self._hold(data or b"", ends)
+                return ends
+            frame = self._codec.frame()
+            if frame is None:
+                return None
+            opcode, payload, complete, fin = frame
+            assert isinstance(payload, bytes)
+            if opcode >= Opcode.CLOSE:
+                self._control(opcode, payload)
+            elif self.state is State.OPEN and self._data(opcode, payload, complete, complete and fin):
+                return complete and fin
+        return None
+
+    def _data(self, opcode: Opcode, payload: bytes, complete: bool, ends: bool) -> bool:
+        """Take a piece of a data frame, *complete* when it is the frame's last, and *ends* when the message's. Whether
+        it is held now: what is compressed is not, before it is inflated."""
+        compressed = self._codec.compressed
         if self._opcode is None:
             if opcode is Opcode.CONTINUATION:
                 raise _fault(PROTOCOL_ERROR, "a continuation of no message")
-            if ends:  # in one piece, as nearly all are
-                return payload if opcode is Opcode.BINARY else _text(payload)
             self._opcode = opcode
+            if ends and not compressed:  # in one piece, as nearly all are
+                self._held = payload
+                return True
             self._utf8 = _utf8_decoder() if opcode is Opcode.TEXT else None
         elif opcode is not Opcode.CONTINUATION:
             # "the fragments of one message MUST NOT be interleaved between the fragments of another message"
             raise _fault(PROTOCOL_ERROR, "a message inside another")
-        if self._utf8 is not None:
-            try:
-                self._utf8.decode(payload, ends)  # judged as it comes; decoded at once in the end
-            except UnicodeDecodeError:
-                raise _fault(BAD_DATA, "the text is not UTF-8") from None
-        self._data += payload
         if complete:
             self._fragments += 1
-            if self._fragments > FREE_FRAGMENTS + len(self._data) // BYTES_PER_FRAGMENT:
+            if self._fragments > FREE_FRAGMENTS + (self._size + len(payload)) // BYTES_PER_FRAGMENT:
                 raise _fault(POLICY, "too many fragments for so little")
-            self._codec.allow(self._max_size - len(self._data))
-        return self._whole() if ends else None
+        if compressed:
+            assert self._inflater is not None
+            self._inflater.feed(payload, ends)
+            self._inflating, self._ends = True, ends
+            return False
+        self._hold(payload, ends)
+        return True
 
-    def _whole(self) -> Message:
-        data = self._data
-        message = bytes(data) if self._utf8 is None else data.decode("utf-8")
-        self._forget()
+    def _hold(self, data: bytes, ends: bool) -> None:
+        """Judge the next data of a message, inflated, and keep it."""
+        self._size += len(data)
+        if self._size > self._max_size:
+            raise _too_big()
+        if self._utf8 is not None:
+            try:
+                self._utf8.decode(data, ends)  # judged as it comes; decoded when it is given out
+            except UnicodeDecodeError:
+                raise _fault(BAD_DATA, "the text is not UTF-8") from None
+        self._held += data
+        self._codec.allow(self._max_size - self._size)
+
+    def _take(self, ends: bool) -> Message:
+        """Give out what is held, all but the beginning of a character."""
+        held = self._held
+        cut = b"" if self._utf8 is None else self._utf8.getstate()[0]
+        whole = held[: len(held) - len(cut)] if cut else held
+        message = _text(whole) if self._opcode is Opcode.TEXT else bytes(whole)
+        if ends:
+            self._forget()
+        else:
+            self._held = bytearray(cut)
         return message
 
     def _forget(self) -> None:
         """Drop what was received of a message."""
         self._opcode = self._utf8 = None
-        self._data = bytearray()
-        self._fragments = 0
+        self._held = bytearray()
+        self._size = self._fragments = 0
+        self._inflating = False
         self._codec.allow(self._max_size)
 
     def _control(self, opcode: Opcode, payload: bytes) -> None:
@@ -236,23 +332,39 @@ class WebSocketProtocol:
 
     # --- sending
 
-    def message(self, message: Message | Bytes) -> list[Bytes]:
-        """A whole message: str is text, anything else binary. Raises WebSocketError when no longer open."""
+    def message(
+        self, message: Message | Bytes, compress: bool | None = None, pause: Callable[[], None] = _no_pause
+    ) -> list[Bytes]:
+        """A whole message: str is text, anything else binary. Raises WebSocketError when no longer open.
+
+        *compress* says whether to, if it is agreed; None leaves small ones alone. *pause* is called now and then where
+        that takes time; what it raises leaves the message unsent.
+        """
         self.check_open()
         if self._sending is not None:
             raise ApplicationError("a message is being sent in fragments: finish it first")
-        return encode(*_opcode_and_payload(message))
+        opcode, payload = _opcode_and_payload(message)
+        if self._deflater is None or not (len(payload) >= LEAST_DEFLATED if compress is None else compress):
+            return encode(opcode, payload)
+        return encode(opcode, self._deflater.deflate(payload, True, pause), rsv1=True)
 
-    def fragment(self, part: Message | Bytes) -> list[Bytes]:
-        """The next fragment of a message; the first one opens it, end_fragments() closes it (RFC 6455 §5.4)."""
+    def fragment(
+        self, part: Message | Bytes, compress: bool | None = None, pause: Callable[[], None] = _no_pause
+    ) -> list[Bytes]:
+        """The next fragment of a message; the first one opens it, and says whether to *compress* it (None: if agreed);
+        end_fragments() closes it (RFC 6455 §5.4)."""
         self.check_open()
         opcode, payload = _opcode_and_payload(part)
-        if self._sending is None:
+        first = self._sending is None
+        if first:
             self._sending = opcode
-            return encode(opcode, payload, fin=False)
-        if opcode is not self._sending:
+            self._deflating = self._deflater is not None and compress is not False
+        elif opcode is not self._sending:
             raise ApplicationError("the fragments of a message are all text or all binary")
-        return encode(Opcode.CONTINUATION, payload, fin=False)
+        if self._deflating:
+            assert self._deflater is not None
+            payload = self._deflater.deflate(payload, False, pause)
+        return encode(opcode if first else Opcode.CONTINUATION, payload, fin=False, rsv1=first and self._deflating)
 
     def end_fragments(self) -> list[Bytes]:
         """The end of the message fragment() opened; nothing if it opened none."""
@@ -260,6 +372,9 @@ class WebSocketProtocol:
         if self._sending is None:
             return []
         self._sending = None
+        if self._deflating:
+            assert self._deflater is not None
+            return encode(Opcode.CONTINUATION, self._deflater.deflate(b"", True, _no_pause))
         return encode(Opcode.CONTINUATION, b"")
 
     def ping(self, payload: bytes = b"") -> None:
@@ -329,11 +444,15 @@ def _opcode_and_payload(message: Message | Bytes) -> tuple[Opcode, Bytes]:
     raise ApplicationError(f"a message is str or bytes, not {type(message).__name__}")
 
 
-def _text(payload: bytes) -> str:
+def _text(payload: bytes | bytearray) -> str:
     try:
         return payload.decode("utf-8")
     except UnicodeDecodeError:
         raise _fault(BAD_DATA, "the text is not UTF-8") from None
+
+
+def _too_big() -> PeerError:
+    return _fault(TOO_BIG, "the message is too big")
 
 
 def _fault(close_code: int, why: str) -> PeerError:

@@ -16,7 +16,7 @@ from gevent.event import Event
 from geventgate import observe
 from geventgate.errors import ApplicationError, NotSupported, PeerError, PeerGone, PeerTimeout
 from geventgate.exchange import Address, Bytes, Exchange, ResponseFields, Tunnel
-from geventgate.message import Fields, RequestHead, ResponseHead
+from geventgate.message import Fields, RequestHead, ResponseHead, Tls
 from geventgate.protocol.http1 import (
     CHUNKED,
     CONTINUE,
@@ -24,6 +24,8 @@ from geventgate.protocol.http1 import (
     NO_CONTENT,
     UNTIL_CLOSE,
     Content,
+    check_final,
+    choose_protocol,
     compose_informational,
     compose_response_head,
     compose_upgrade,
@@ -53,17 +55,21 @@ log = logging.getLogger("geventgate")
 class Http1Connection:
     """The life of one connection."""
 
-    __slots__ = ("_exchange", "_idle_ticks", "_local", "_peer", "_served", "_service", "_stream", "_worker")
+    __slots__ = (
+        "_exchange", "_hijacked", "_idle_ticks", "_local", "_peer", "_served", "_service", "_stream", "_tls", "_worker",
+    )  # fmt: skip
 
-    def __init__(self, stream: Stream, peer: Address, local: Address, service: Service) -> None:
+    def __init__(self, stream: Stream, peer: Address, local: Address, service: Service, tls: Tls | None = None) -> None:
         # Set once.
         self._stream = stream
         self._peer = peer
         self._local = local
         self._service = service
+        self._tls = tls
         # Owned by serve(); the sweep looks.
         self._worker: Any = None
         self._exchange: Http1Exchange | None = None
+        self._hijacked = False  # the stream is the application's now
         self._served = False
         self._idle_ticks = 0
         stream.deadline = CLOCK.now + service.config.head_timeout
@@ -81,7 +87,8 @@ class Http1Connection:
             if idles:
                 self._stream.when_readable(self.start)
             else:
-                self._stream.close()
+                if not self._hijacked:
+                    self._stream.close()
                 self._service.leave(self)
 
     def serve(self) -> bool:
@@ -89,6 +96,8 @@ class Http1Connection:
         stream = self._stream
         turns = 0
         try:
+            if not self._served and not stream.inbox:
+                stream.receive_now()  # the first request mostly comes with the connection: spare it a turn of the hub
             while True:
                 if not stream.inbox:
                     self._idle_ticks = turns = 0
@@ -123,19 +132,24 @@ class Http1Connection:
             if not stream.receive():
                 return None
         stream.take(head.size)
+        if self._tls is not None:
+            head.scheme = "https"
         stream.deadline = 0.0
         return head
 
     def _serve_exchange(self, head: RequestHead) -> bool:
         """Serve one exchange; False when the connection has served its last."""
-        if head.method == "CONNECT":
+        connects = head.method == "CONNECT"
+        if connects and not self._service.config.allow_connect:
             raise PeerError(501, "CONNECT is not enabled: an open proxy is a trap")
         content = request_content(head, self._service.config.limit_request_body)
+        if connects and content is not None:  # to others it has none (RFC 9110 §9.3.6), and is a request of its own
+            raise PeerError(400, "CONNECT has no content")
         continue_due = head.expect is not None and expects_continue(head) and content is not None
         self._stream.pace()
         self._served = True
         exchange = self._exchange = Http1Exchange(
-            self._stream, head, self._peer, self._local, content, continue_due, self._service
+            self._stream, head, self._peer, self._local, content, continue_due, self._service, self._tls
         )
         if not observe.listeners:
             return self._answer(exchange)
@@ -166,6 +180,7 @@ class Http1Connection:
             raise
         finally:
             self._exchange = None
+            self._hijacked = exchange.hijacked
             exchange.leave()
 
     def _rest(self) -> None:
@@ -204,6 +219,8 @@ class Http1Connection:
             if self._idle_ticks >= IDLE_TICKS and now < stream.deadline and stream.release():
                 return
         exchange = self._exchange
+        if exchange is not None and exchange.hijacked:
+            return
         config = self._service.config
         stream.sweep(now, exchange is not None and not exchange.tunnelled, config.min_rate, config.write_timeout)
 
@@ -253,7 +270,8 @@ class Http1Exchange(Exchange):
 
     __slots__ = (
         "_closed", "_content", "_continue_due", "_cut", "_framing", "_head", "_left", "_persistent", "_said",
-        "_service", "_stream", "_tunnel", "has_content", "local", "peer", "request", "sent", "status", "tls",
+        "_service", "_stream", "_tunnel", "has_content", "hijacked", "local", "peer", "request", "sent", "status",
+        "tls",
     )  # fmt: skip
 
     def __init__(
@@ -265,12 +283,13 @@ class Http1Exchange(Exchange):
         content: Content | None,
         continue_due: bool,
         service: Service,
+        tls: Tls | None,
     ) -> None:
         # Set once.
         self.request = request
         self.peer = peer
         self.local = local
-        self.tls = None
+        self.tls = tls
         self.has_content = content is not None
         self._stream = stream
         self._content = content
@@ -287,6 +306,7 @@ class Http1Exchange(Exchange):
         self._left = 0  # of a known length
         self._cut = False
         self._tunnel: Http1Tunnel | None = None
+        self.hijacked = False  # the stream is the application's
         self._closed: Event | None = None
 
     def __str__(self) -> str:
@@ -343,8 +363,7 @@ class Http1Exchange(Exchange):
         if self._said is not NOTHING:
             raise ApplicationError("a response has one head")
         head = compose_response_head(status, fields)
-        if head.code < 200:
-            raise ApplicationError(f"{head.code} is not a final status")
+        check_final(head, self.request)
         for fault in head.faults:
             observe.warn_once(fault, f"{self}: the application sent {fault}; it was dropped")
         self._head = head
@@ -459,21 +478,44 @@ class Http1Exchange(Exchange):
 
     # --- leaving HTTP
 
-    def open_tunnel(self, fields: ResponseFields = ()) -> "Http1Tunnel":
-        protocol = self.request.protocol
-        if protocol is None:
-            raise NotSupported("the request offers no protocol to switch to")
-        if self._said is not NOTHING:
-            raise ApplicationError("a response has begun")
+    def open_tunnel(self, fields: ResponseFields = (), protocol: str | None = None) -> "Http1Tunnel":
+        protocol = choose_protocol(self.request, protocol)
+        self._check_still_http()
+        head = compose_upgrade(protocol, fields)
+        if self._continue_due and not self._too_much_unread():
+            # "the server MUST send a 100 (Continue) response before sending a 101" (RFC 9110 §7.8)
+            self._send_continue()
         if not self._drain():
             raise NotSupported("the request has too much content to leave HTTP behind it")
-        self._stream.write(compose_upgrade(protocol, fields))
+        self._stream.write(head)
         self._said = FINISHED
         self._persistent = False
         self.status = 101 if protocol else 200
         self._tunnel = Http1Tunnel(self._stream)
         self._stream.flush()
         return self._tunnel
+
+    def hijack(self) -> tuple[Any, bytes]:
+        self._check_still_http()
+        stream = self._stream
+        stream.unwatch()
+        unread = stream.inbox[stream.start :]
+        stream.take(len(unread))
+        self._content = None
+        self._said = FINISHED
+        self._persistent = False
+        self.hijacked = True
+        if self.tls is not None:
+            return Http1Tunnel(stream), unread
+        return gevent.socket.socket(fileno=stream.detach()), unread
+
+    def _check_still_http(self) -> None:
+        if self._tunnel is not None:
+            raise ApplicationError("this request has left HTTP before")
+        if self.hijacked:
+            raise ApplicationError("the connection was hijacked before")
+        if self._said is not NOTHING:
+            raise ApplicationError("a response has begun")
 
     @property
     def tunnelled(self) -> bool:
@@ -487,6 +529,8 @@ class Http1Exchange(Exchange):
 
     def cut(self) -> None:
         """Close, so that an answer that was begun and not ended is visible as cut."""
+        if self.hijacked:
+            return
         begun = self._said is HEAD_SENT
         self._said = FINISHED
         self._persistent = False
@@ -497,6 +541,8 @@ class Http1Exchange(Exchange):
 
     def complete(self) -> bool:
         """Whether another exchange may follow on this connection (RFC 9112 §9.3). Called by the connection."""
+        if self.hijacked:
+            return False
         if self._tunnel is not None:
             self._tunnel.close()
             return False
@@ -550,7 +596,8 @@ class Http1Exchange(Exchange):
         if self._closed is None:
             self._closed = OVER
         else:
-            self._stream.unwatch()
+            if not self.hijacked:
+                self._stream.unwatch()
             self._closed.set()
 
 
@@ -569,6 +616,9 @@ class Http1Tunnel(Tunnel):
         data = stream.inbox[stream.start : stream.start + size]
         stream.take(len(data))
         return data
+
+    def pending(self) -> int:
+        return self._stream.pending()
 
     def sendall(self, data: Bytes) -> None:
         self._stream.sendv((data,))

@@ -6,26 +6,27 @@ A Listener is one bound address; the Server owns them, the connections and the o
 import _socket
 import errno
 import logging
-import os
 import resource
 import socket
-import stat
-from contextlib import suppress
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Protocol, Self
 
 from gevent import get_hub
 from gevent.event import Event
 from gevent.server import StreamServer
-from gevent.socket import socket as GeventSocket
 
 from geventgate.config import Config
-from geventgate.errors import ConfigError
 from geventgate.exchange import Address, Exchange
+from geventgate.server.addresses import Bound, listen_all, parse_bind, url
+from geventgate.server.certificates import certificates
 from geventgate.server.clock import CLOCK
 from geventgate.server.http1 import Http1Connection
-from geventgate.server.service import Service
+from geventgate.server.proxy import ProxyOpening
+from geventgate.server.service import Connection, Service
 from geventgate.server.stream import Stream
+from geventgate.server.tls import PROTOCOLS, Opening
+from geventgate.trust import Peers
 
 SPARE_FILES = 64  # descriptors left to the application, and to us for logs
 OUT_OF_FILES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
@@ -46,28 +47,22 @@ class Gateway(Protocol):
 
 
 class Listener(StreamServer):  # type: ignore[misc]
-    """One bound address. *bind* is HOST:PORT, [IPV6]:PORT, :PORT or unix:PATH. Raises ConfigError."""
+    """One bound address."""
 
-    def __init__(self, bind: str, server: "Server") -> None:
+    def __init__(self, bound: Bound, server: "Server") -> None:
         self._server = server
-        self._path = bind.removeprefix("unix:") if bind.startswith("unix:") else ""
-        backlog = server.config.backlog
-        sock = _bind_unix(self._path, backlog) if self._path else _bind_tcp(bind, backlog)
+        self._bound = bound
+        sock = bound.sock
         sock.setblocking(False)
         super().__init__(sock, handle=self.do_handle)
+        self.url = url(sock, "https" if server.certificates else "http")
         name = sock.getsockname()
+        self._unix = sock.family == socket.AF_UNIX
         self._local: Address | None = None  # where it is the same for all
-        if self._path:
+        if self._unix:
             self._local = ("", "")
         elif name[0] not in ("0.0.0.0", "::"):
             self._local = (name[0], str(name[1]))
-
-    @property
-    def url(self) -> str:
-        if self._path:
-            return f"unix:{self._path}"
-        host, port = self.address[:2]
-        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     def full(self) -> bool:
         return self._server.full
@@ -92,7 +87,7 @@ class Listener(StreamServer):  # type: ignore[misc]
     def do_handle(self, sock: Any, address: Any) -> None:
         """Give the connection a greenlet."""
         try:
-            if self._path:
+            if self._unix:
                 peer = local = ("", "")
             else:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -101,36 +96,51 @@ class Listener(StreamServer):  # type: ignore[misc]
         except OSError:
             sock.close()  # reset before we came to it (CVE-2024-49769)
             return
+        proxies = self._server.proxies
+        if proxies is not None and peer[0] in proxies:
+            self._server.service.enter(ProxyOpening(sock, peer, local, self._server.service, self.open))
+        else:
+            self.open(sock, peer, local)
+
+    def open(self, sock: Any, peer: Address, local: Address) -> Connection:
+        """Have the connection served: by TLS first, where that is spoken."""
         service = self._server.service
-        service.enter(Http1Connection(Stream(sock), peer, local, service))
+        stream = Stream(sock)
+        connection: Connection
+        if self._server.certificates is None:
+            connection = Http1Connection(stream, peer, local, service)
+        else:
+            connection = Opening(stream, peer, local, service, self._server.certificates)
+        service.enter(connection)
+        return connection
 
     def accept_queued(self) -> None:
         """Accept what the kernel has queued: closing would reset it."""
+        self._bound.hide()
         while (accepted := self.do_read()) is not None:
             self.do_handle(*accepted)
 
     def close(self) -> None:
         super().close()
-        if self._path:
-            with suppress(FileNotFoundError):
-                os.unlink(self._path)
-            self._path = ""
+        self._bound.close()
 
 
 class Server:
-    """Serves *gateway* on every address of ``config.bind``. A context manager: started inside, drained at the end.
+    """Serves *gateway* on every address of ``config.bind``, or on *sockets*.
 
-    Raises ConfigError.
+    A context manager: started inside, drained at the end. Raises ConfigError.
     """
 
-    def __init__(self, config: Config, gateway: Gateway, draining: Event) -> None:
+    def __init__(self, config: Config, gateway: Gateway, draining: Event, sockets: Sequence[Bound] = ()) -> None:
         for bind in config.bind:
-            if not bind.startswith("unix:"):
-                parse_bind(bind)
+            parse_bind(bind)
         self.config = config
+        self.certificates = certificates(config, list(PROTOCOLS))
         self.service = Service(config, gateway.handle, draining)
         self.service.on_leave = self._left
         self._gateway = gateway
+        self.proxies = Peers(config.proxy_allow_from) if config.proxy_protocol != "off" else None
+        self._sockets = list(sockets)
         self._listeners: list[Listener] = []
         self._sweeper = get_hub().loop.timer(1.0, 1.0)
         self._retry = get_hub().loop.timer(PAUSE_SECONDS)
@@ -142,15 +152,15 @@ class Server:
 
     @property
     def addresses(self) -> list[str]:
-        """The URLs served: http://HOST:PORT or unix:PATH."""
+        """The URLs served: http://HOST:PORT, https://HOST:PORT or unix:PATH."""
         return [listener.url for listener in self._listeners]
 
     def start(self) -> None:
         """Bind every address and begin to accept. Raises ConfigError; then nothing is left bound."""
         CLOCK.tick()
         try:
-            for bind in self.config.bind:
-                self._listeners.append(Listener(bind, self))
+            sockets, self._sockets = self._sockets or listen_all(self.config), []
+            self._listeners = [Listener(bound, self) for bound in sockets]
             self._gateway.start()
         except BaseException:
             for listener in self._listeners:
@@ -196,6 +206,11 @@ class Server:
         self.service.workers.stop()
         self._gateway.stop()
         self._stopped.set()
+
+    def reload(self) -> None:
+        """Read the certificates again, for new connections."""
+        if self.certificates is not None:
+            self.certificates.reload()
 
     def __enter__(self) -> Self:
         self.start()
@@ -265,66 +280,3 @@ def _capacity(connections: int) -> int:
 def _address(sock: Any) -> Address:
     host, port = sock.getsockname()[:2]
     return host, str(port)
-
-
-def parse_bind(bind: str) -> tuple[str, int]:
-    """Host and port of HOST:PORT, [IPV6]:PORT or :PORT (all IPv4 addresses). Raises ConfigError."""
-    host, colon, port = bind.rpartition(":")
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-    elif ":" in host:
-        raise ConfigError(f"--bind {bind}: an IPv6 address stands in brackets, [::1]:8000")
-    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
-        raise ConfigError(f"--bind {bind}: not HOST:PORT, [IPV6]:PORT, :PORT or unix:PATH")
-    return host or "0.0.0.0", int(port)
-
-
-def _bind_tcp(bind: str, backlog: int) -> Any:
-    host, port = parse_bind(bind)
-    try:
-        family, kind, proto, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-    except OSError as error:
-        raise ConfigError(f"cannot listen on {bind}: {error.strerror}") from None
-    sock = GeventSocket(family, kind, proto)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        sock.bind(address)
-        sock.listen(backlog)
-    except OSError as error:
-        sock.close()
-        raise ConfigError(f"cannot listen on {bind}: {error.strerror}") from None
-    return sock
-
-
-def _bind_unix(path: str, backlog: int) -> Any:
-    sock = GeventSocket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        if _is_stale(path):
-            os.unlink(path)
-        sock.bind(path)
-        sock.listen(backlog)
-    except OSError as error:
-        sock.close()
-        raise ConfigError(f"cannot listen on unix:{path}: {error.strerror or error}") from None
-    return sock
-
-
-def _is_stale(path: str) -> bool:
-    """Whether *path* is a socket that nobody listens on any more."""
-    try:
-        if not stat.S_ISSOCK(os.stat(path).st_mode):
-            return False
-    except FileNotFoundError:
-        return False
-    probe = GeventSocket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        probe.connect(path)
-    except ConnectionRefusedError:
-        return True
-    finally:
-        probe.close()
-    return False

@@ -27,7 +27,7 @@ class Stream:
     """Bytes received and not yet taken are ``inbox[start:]``. *sock* is a plain non-blocking socket, and now ours."""
 
     __slots__ = (
-        "_sock", "_hub", "_held", "_broken", "_drained", "_waiting",
+        "_sock", "_recv", "_hub", "_held", "_broken", "_drained", "_waiting",
         "inbox", "start", "ended", "deadline", "received", "sent",
         "_reading", "_reader", "_writing", "_writer", "_peek", "_on_gone",
         "_read_ticks", "_write_ticks", "_stall_ticks", "_swept",
@@ -35,6 +35,7 @@ class Stream:
 
     def __init__(self, sock: Any) -> None:
         self._sock = sock
+        self._recv: Callable[[int], bytes] = sock.recv
         self._hub = get_hub()
         self._held: list[bytes] = []
         self._broken = False  # a write was cut in its middle
@@ -74,7 +75,7 @@ class Stream:
             if self._drained:
                 self._park_reader()
             try:
-                data = self._sock.recv(RECEIVE_SIZE)
+                data = self._recv(RECEIVE_SIZE)
             except BlockingIOError:
                 self._drained = True
                 continue
@@ -88,6 +89,19 @@ class Stream:
         self.received += len(data)
         self.append(data)
         return True
+
+    def receive_now(self) -> None:
+        """Receive what has come already, if anything. Raises PeerGone."""
+        try:
+            data = self._recv(RECEIVE_SIZE)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            raise self._lost(error) from None
+        self._drained = len(data) < RECEIVE_SIZE
+        self.received += len(data)
+        self.append(data)
+        self.ended = not data
 
     def wait(self) -> bool:
         """Wait until receive() has something, bytes or the end. False when release() asks the greenlet to go."""
@@ -173,8 +187,7 @@ class Stream:
         if len(buffers) == 1:
             self._send(buffers[0])
             return
-        large = [len(buffer) > JOIN_SIZE for buffer in buffers]
-        if not any(large):
+        if sum(map(len, buffers)) <= JOIN_SIZE:
             self._send(b"".join(buffers))
         else:
             self._sendmsg(buffers)
@@ -302,7 +315,7 @@ class Stream:
             self._peek.stop()
             return
         try:
-            data = self._sock.recv(room)
+            data = self._recv(room)
         except BlockingIOError:
             return
         except OSError as error:
@@ -391,8 +404,12 @@ class Stream:
 
     def detach(self) -> int:
         """Let go of the file descriptor, which is the caller's now. Flush, and take the inbox, first."""
+        return int(self.give_up().detach())
+
+    def give_up(self) -> Any:
+        """Let go of the socket, which is the caller's now, as detach()."""
         self._let_go()
-        return int(self._sock.detach())
+        return self._sock
 
     def _let_go(self) -> None:
         self.unwatch()

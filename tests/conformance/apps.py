@@ -67,7 +67,8 @@ def streams(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable
 
 
 def sockets(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-    """WebSockets: /echo, and /slow, which takes the first message, then nothing until released by GET /release."""
+    """WebSockets: /echo; /length of each message; /slow takes the first message, then nothing until released by GET
+    /release; /streams takes a message of any size in pieces, and sends its size and as much."""
     import gevent.event
 
     released = globals().setdefault("released", gevent.event.Event())
@@ -79,6 +80,11 @@ def sockets(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable
         if environ["PATH_INFO"] == "/slow":
             websocket.send(str(len(websocket.receive())))
             released.wait()
+        if environ["PATH_INFO"] == "/streams":
+            websocket.accept(max_message_size=1 << 40)
+            while size := sum(map(len, websocket.receive_fragments())):
+                websocket.send(str(size))
+                websocket.send_fragments(Pattern(size))
         for message in websocket:
             websocket.send(message if environ["PATH_INFO"] == "/echo" else str(len(message)))
     return []

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from geventgate.errors import PeerError, PeerGone, PeerTimeout
-from geventgate.gateway.environ import build_environ, environ_template
+from geventgate.gateway.environ import build_environ, distinguished_name, environ_template
+from geventgate.message import Tls
 from geventgate.testing import FakeExchange
 
 DRAINING = Event()
@@ -487,3 +488,66 @@ def test_an_error_of_the_peer_reads_well():
     with pytest.raises(PeerGone) as caught:
         input_of([PeerGone("the request's content was cut short")]).read()
     assert "cut short" in traceback.format_exception_only(caught.value)[-1]
+
+
+# --- TLS
+
+
+def tls(certificate=None, **peer):
+    return Tls(version="TLSv1.3", cipher="C", server_name="a.b", alpn=None, peer_certificate=certificate, peer=peer)
+
+
+def test_without_tls_there_are_no_keys_of_it():
+    environ = environ_of(fields=[("Https", "on"), ("Ssl-Client-Verify", "SUCCESS"), ("SSL_CLIENT_VERIFY", "SUCCESS")])
+    assert [key for key in environ if key.startswith(("SSL", "HTTPS", "geventgate.tls"))] == []
+    assert environ["HTTP_SSL_CLIENT_VERIFY"] == "SUCCESS"
+
+
+def test_keys_of_tls():
+    agreed = tls()
+    environ = environ_of(tls=agreed)
+    assert environ["geventgate.tls"] is agreed
+    keys = {key: value for key, value in environ.items() if key.startswith(("SSL", "HTTPS", "wsgi.url_scheme"))}
+    assert keys == {
+        "wsgi.url_scheme": "https",
+        "HTTPS": "on",
+        "SSL_PROTOCOL": "TLSv1.3",
+        "SSL_CIPHER": "C",
+        "SSL_TLS_SNI": "a.b",
+        "SSL_CLIENT_VERIFY": "NONE",
+    }
+    with pytest.raises(AttributeError):
+        agreed.cipher = "none"
+
+
+def test_keys_of_a_clients_certificate():
+    name = ((("organizationName", "O"),), (("commonName", "A"),))
+    environ = environ_of(
+        tls=tls(bytes(60), subject=name, issuer=name[:1], serialNumber="0A", notBefore="then", notAfter="later")
+    )
+    assert {key[11:]: value for key, value in environ.items() if key.startswith("SSL_CLIENT_")} == {
+        "VERIFY": "SUCCESS",
+        "S_DN": "CN=A,O=O",
+        "I_DN": "O=O",
+        "M_SERIAL": "0A",
+        "V_START": "then",
+        "V_END": "later",
+        "CERT": f"-----BEGIN CERTIFICATE-----\n{'A' * 64}\n{'A' * 16}\n-----END CERTIFICATE-----\n",
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ((), ""),
+        (((("domainComponent", "org"),), (("userId", "a"), ("commonName", "b"))), "UID=a+CN=b,DC=org"),
+        (((("1.2.3.4", "a"),),), "1.2.3.4=a"),
+        (((("commonName", "a,b=c\\"),),), "CN=a\\,b=c\\\\"),
+        (((("commonName", "é\n"),),), "CN=\\C3\\A9\\0A"),
+        (((("commonName", "#a "),),), "CN=\\#a\\ "),
+        (((("commonName", " "),),), "CN=\\ "),
+        (((("commonName", "x,CN=root"),),), "CN=x\\,CN=root"),
+    ],
+)
+def test_distinguished_names(name, text):
+    assert distinguished_name(name) == text

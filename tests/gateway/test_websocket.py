@@ -11,6 +11,7 @@ from gevent.event import Event
 from wsproto import ConnectionType
 from wsproto.connection import Connection
 from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessage
+from wsproto.extensions import PerMessageDeflate
 
 from geventgate.config import Config
 from geventgate.errors import ApplicationError, PeerGone, WebSocketError
@@ -80,6 +81,10 @@ class Peer:
 
     def accepted(self) -> "Peer":
         self.ws.accept()
+        return self
+
+    def accepted_for(self, max_message_size: int) -> "Peer":
+        self.ws.accept(max_message_size=max_message_size)
         return self
 
     @property
@@ -716,6 +721,201 @@ def test_fragments_that_break_off(error):
         peer.ws.send_fragments(parts())
     killed = isinstance(error, gevent.GreenletExit)
     assert (peer.ws.close_code, peer.ours.aborted) == ((1006, True) if killed else (1011, False))
+
+
+# --- compression (RFC 7692)
+
+DEFLATE = ("Sec-WebSocket-Extensions", "permessage-deflate; client_max_window_bits")
+
+
+def deflating(**options: Any) -> Peer:
+    """A peer that offers permessage-deflate, and speaks it."""
+    peer = Peer([DEFLATE], **options)
+    extension = PerMessageDeflate(client_max_window_bits=12)
+    extension.finalize("")
+    peer.protocol = Connection(ConnectionType.CLIENT, [extension])
+    return peer
+
+
+@pytest.mark.parametrize(
+    ("option", "accept", "agreed"),
+    [(True, None, True), (True, False, False), (False, None, False), (False, True, True), (True, True, True)],
+)
+def test_compression_is_agreed(option, accept, agreed):
+    peer = Peer([DEFLATE], ws_per_message_deflate=option)
+    peer.ws.accept(compress=accept)
+    answer = "permessage-deflate; server_max_window_bits=12; client_max_window_bits=12"
+    assert peer.exchange.field("Sec-WebSocket-Extensions") == (answer if agreed else None)
+    peer.ws.send("x" * 1000)
+    assert (len(peer.ours.writes[0]) < 50) is agreed
+
+
+def test_compression_is_not_agreed_unless_it_is_offered():
+    peer = Peer([("Sec-WebSocket-Extensions", "permessage-deflate; server_max_window_bits=abc")])
+    peer.ws.accept(compress=True)
+    assert peer.exchange.field("Sec-WebSocket-Extensions") is None
+    peer.ws.send("x" * 1000, compress=True)
+    assert peer.hear() == "x" * 1000
+
+
+def test_the_application_chooses_what_is_compressed():
+    peer = deflating().accepted()
+    message = "x" * 1000
+    for compress in (None, True, False):
+        peer.ws.send(message, compress=compress)
+        peer.ws.send_fragments([message, message], compress=compress)
+        assert [peer.hear(), peer.hear()] == [message, message * 2]
+    sizes = [len(write) for write in peer.ours.writes]
+    assert max(sizes[:8]) < 60
+    assert sizes[8:] == [1004, 1004, 1004, 2]
+    peer.ws.send("x", compress=True)
+    assert peer.ours.writes[-1][0] == 0xC1
+    peer.say(message, b"", message * 100)
+    assert [peer.ws.receive() for _ in range(3)] == [message, b"", message * 100]
+
+
+def test_compressing_a_large_message_leaves_others_their_turn():
+    peer = deflating(capacity=1 << 24).accepted()
+    sender = gevent.spawn(peer.ws.send, b"x" * (1 << 23))
+    turns = 0
+    while not peer.ours.writes:
+        gevent.sleep(0.0001)  # a timer, as any socket, comes to its turn
+        turns += 1
+    assert turns > 10
+    sender.get(timeout=WAIT)
+    assert peer.hear() == b"x" * (1 << 23)
+
+
+@pytest.mark.parametrize("thrown", [gevent.Timeout(), gevent.GreenletExit()])
+def test_what_is_thrown_in_while_a_message_is_compressed_leaves_it_unsent(thrown):
+    peer = deflating().accepted()
+    peer.ws.send("abc" * 100)
+    sender = gevent.spawn(peer.ws.send, b"x" * (1 << 23))
+    gevent.sleep(0.0001)
+    assert len(peer.ours.writes) == 1
+    sender.kill(thrown, block=False)
+    sender.join(WAIT)
+    assert sender.dead
+    peer.ws.send("abc" * 100)
+    assert [peer.hear(), peer.hear()] == ["abc" * 100] * 2
+    assert not peer.ws.closed
+
+
+def test_small_messages_that_inflate_to_much_leave_others_their_turn():
+    peer = deflating(capacity=1 << 20).accepted()
+    peer.say(*[b"\0" * (1 << 22)] * 8)
+    got: list[Any] = []
+    handler = gevent.spawn(got.extend, iter(peer.ws.receive, None))
+    gevent.sleep(0.0001)
+    assert len(got) <= 2
+    peer.say(CloseConnection(1000))
+    handler.get(timeout=WAIT)
+    assert len(got) == 8
+
+
+# --- messages in pieces
+
+
+def test_receive_fragments():
+    peer = Peer().accepted()
+    peer.say(TextMessage("é" * 10, message_finished=False))
+    pieces = peer.ws.receive_fragments(timeout=WAIT)
+    assert next(pieces) == "é" * 10
+    peer.say(Ping(b"p"), TextMessage("b", message_finished=True), b"whole", "")
+    assert list(pieces) == ["b"]
+    assert list(peer.ws.receive_fragments()) == [b"whole"]
+    assert list(peer.ws.receive_fragments()) == [""]
+    peer.say(CloseConnection(1000))
+    assert list(peer.ws.receive_fragments()) == []
+    assert peer.ws.close_code == 1000
+
+
+def test_a_message_larger_than_any_memory():
+    """64 MiB go through in pieces, a compressed message of a few kB."""
+    peer = deflating().accepted_for(1 << 40)
+    peer.exchange.capacity = 1 << 20
+    seen = [0, 0]
+    with greenlet(peer.say, b"\0" * (64 << 20), b"next"):
+        for piece in peer.ws.receive_fragments():
+            seen = [seen[0] + len(piece), max(seen[1], len(piece))]
+            assert peer.ws._protocol.held == 0
+        assert seen == [64 << 20, 64 << 10]
+        assert peer.ws.receive() == b"next"
+
+
+def test_what_is_left_of_a_message_is_received_next():
+    peer = Peer().accepted()
+    peer.say(TextMessage("a", message_finished=False))
+    for _ in peer.ws.receive_fragments():
+        break
+    peer.say(TextMessage("b", message_finished=False), TextMessage("c", message_finished=True), "next")
+    assert [peer.ws.receive(), peer.ws.receive()] == ["bc", "next"]
+
+
+def test_a_message_whose_rest_a_pump_has_taken():
+    peer = Peer().accepted()
+    peer.say(TextMessage("a", message_finished=False))
+    pieces = peer.ws.receive_fragments()
+    assert next(pieces) == "a"
+    peer.say(TextMessage("b", message_finished=False))
+    sweep(peer.host, 2)
+    peer.say(TextMessage("c", message_finished=True), "next")
+    gevent.idle()
+    assert list(peer.ws._queue) == ["bc", "next"]
+    assert list(pieces) == ["bc"]
+    assert peer.ws.receive() == "next"
+
+
+def test_a_pump_takes_only_so_much_of_a_message(monkeypatch):
+    monkeypatch.setattr(module, "READ_AHEAD", 1000)
+    peer = Peer().accepted()
+    sweep(peer.host, 2)
+    peer.say(TextMessage("a" * 1500, message_finished=False))
+    gevent.idle()
+    assert not peer.ws._pumping
+    sweep(peer.host, 5)
+    assert not peer.ws._pumping
+    pieces = peer.ws.receive_fragments()
+    assert next(pieces) == "a" * 1500
+    peer.say(TextMessage("b", message_finished=True))
+    assert list(pieces) == ["b"]
+
+
+def test_a_piece_may_not_come_in_time():
+    peer = Peer().accepted()
+    peer.say(TextMessage("a", message_finished=False))
+    pieces = peer.ws.receive_fragments(timeout=0)
+    assert next(pieces) == "a"
+    with pytest.raises(TimeoutError):
+        next(pieces)
+    peer.say(TextMessage("b", message_finished=True))
+    assert list(peer.ws.receive_fragments()) == ["b"]
+
+
+@pytest.mark.parametrize(("end", "code"), [("close", 1001), ("gone", 1006), ("too big", 1009)])
+def test_a_message_cut_in_its_middle_is_no_whole_one(end, code):
+    peer = Peer(websocket_max_message_size=10).accepted()
+    peer.say(TextMessage("a", message_finished=False))
+    pieces = peer.ws.receive_fragments()
+    assert next(pieces) == "a"
+    if end == "close":
+        peer.say(CloseConnection(1001))
+    elif end == "gone":
+        peer.exchange.tunnel.close()
+    else:
+        peer.say(TextMessage("x" * 10, message_finished=True))
+    with pytest.raises(WebSocketError) as cut:
+        next(pieces)
+    assert cut.value.code == peer.ws.close_code == code
+
+
+def test_a_size_of_its_own():
+    peer = Peer(websocket_max_message_size=10)
+    peer.ws.accept(max_message_size=100)
+    peer.say("x" * 100, "x" * 101)
+    assert peer.ws.receive() == "x" * 100
+    assert peer.ws.receive() is None
+    assert peer.ws.close_code == 1009
 
 
 # --- closing

@@ -84,6 +84,47 @@ def test_subprotocols_may_come_in_several_fields():
 
 
 @pytest.mark.parametrize(
+    ("value", "offers"),
+    [
+        (b"a", [("a", ())]),
+        (b"a;b", [("a", (("b", None),))]),
+        (b" a ; b = c ;d ,\te;f", [("a", (("b", "c"), ("d", None))), ("e", (("f", None),))]),
+        (b'a; b="c"; b="c"', [("a", (("b", "c"), ("b", "c")))]),
+        (b'a; b="c\\d\\e"', [("a", (("b", "cde"),))]),
+        (b", ,a,,a ,", [("a", ()), ("a", ())]),
+        (b"", []),
+        (b" , ", []),
+    ],
+)
+def test_extensions(value, offers):
+    handshake = check_handshake(http1({b"Sec-WebSocket-Extensions": value}))
+    assert list(handshake.extensions) == offers
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"a b", b"a;", b"=", b"a;;b", b";a", b"a;b=", b'a;b=""', b'a;b="c', b'a;b="c\\"', b'a;b="c d"', b'a;b="c,d"',
+        b"a;b=c=d", b"a=b", b'"a"', b"a/b", b"caf\xe9", b'a;b="\xe9"', b"a;b c", b"a, b;", b'a;b="c"d',
+        b"a" + b" " * 10_000 + b"b", b"a" * 10_000 + b"/", b"a;b=" * 3_000, b'a;b="' + b"\\c" * 5_000,
+    ],
+)  # fmt: skip
+def test_malformed_extensions(value):
+    """ "does not conform to the ABNF": "MUST immediately _Fail the WebSocket Connection_" (RFC 6455 §9.1)."""
+    with pytest.raises(PeerError) as refused:
+        check_handshake(http1({b"Sec-WebSocket-Extensions": value}))
+    assert refused.value.status == 400
+
+
+def test_extensions_are_answered():
+    handshake = check_handshake(http1())
+    assert ("Sec-WebSocket-Extensions", "a; b=c") in accept_fields(handshake, extensions="a; b=c")
+    assert "Sec-WebSocket-Extensions" not in dict(accept_fields(handshake))
+    with pytest.raises(ApplicationError):
+        accept_fields(handshake, headers=[("Sec-WebSocket-Extensions", "a")])
+
+
+@pytest.mark.parametrize(
     ("status", "changes"),
     [
         (400, {b"Sec-WebSocket-Key": None}),

@@ -278,7 +278,7 @@ def test_dribbled_bytes_cost_no_more_than_themselves():
     for _ in range(20_000):
         protocol.feed(b"ab")
         assert protocol.next_message() is None
-    assert sys.getsizeof(protocol._data) < 50_000
+    assert sys.getsizeof(protocol._held) < 50_000
 
 
 # --- our side of closing

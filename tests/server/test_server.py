@@ -18,9 +18,8 @@ from gevent.event import Event
 
 from geventgate.errors import ConfigError
 from geventgate.exchange import Exchange
-from geventgate.server import http1
-from geventgate.server import server as module
-from geventgate.server.server import parse_bind
+from geventgate.server import addresses, http1
+from geventgate.server.addresses import parse_bind
 
 from .conftest import PATIENCE, Site
 
@@ -165,11 +164,11 @@ def test_a_port_in_use_leaves_nothing_bound(site: Site, tmp_path: Path) -> None:
 def test_a_port_that_somebody_begins_to_listen_on_meanwhile(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """bind() may succeed where listen() then does not."""
 
-    class Rival(module.GeventSocket):
+    class Rival(addresses.GeventSocket):
         def listen(self, backlog: int = 0) -> None:
             raise OSError(98, "Address already in use")
 
-    monkeypatch.setattr(module, "GeventSocket", Rival)
+    monkeypatch.setattr(addresses, "GeventSocket", Rival)
     with pytest.raises(ConfigError, match="in use"):
         site.serve(hello)
 

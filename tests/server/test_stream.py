@@ -185,6 +185,21 @@ def test_wait_and_release(ends: Ends) -> None:
     assert stream.inbox == b"ab"
 
 
+def test_receive_now_takes_what_has_come(ends: Ends) -> None:
+    stream, peer = ends
+    stream.receive_now()
+    assert stream.inbox == b""
+    peer.sendall(b"a")
+    assert stream.wait()
+    stream.receive_now()
+    assert stream.inbox == b"a"
+    peer.shutdown(socket.SHUT_WR)
+    assert stream.wait()
+    stream.receive_now()
+    assert stream.ended
+    assert not stream.receive()
+
+
 def test_an_exception_thrown_into_a_reader_leaves_it_resumable(ends: Ends) -> None:
     stream, peer = ends
     for _ in range(2):

@@ -1,0 +1,336 @@
+"""TLS under a connection: the handshake that comes first, and a Stream whose bytes travel encrypted (RFC 8446).
+
+OpenSSL works in memory (``ssl.SSLObject`` between two ``MemoryBIO``) and never sees the socket: who waits, waits in
+Stream as ever, and whether the ssl module is monkey-patched makes no difference. Everything OpenSSL can decrypt is
+taken out at once, so that bytes wait in the kernel or in the inbox and nowhere else. Who we are: certificates.py.
+"""
+
+import errno
+import logging
+import ssl
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from types import MappingProxyType
+from typing import Any
+
+from geventgate import observe
+from geventgate.errors import PeerError, PeerGone, PeerTimeout
+from geventgate.exchange import Address, Bytes
+from geventgate.message import Tls
+from geventgate.protocol.http1 import compose_response_head
+from geventgate.server.certificates import Certificates, Session
+from geventgate.server.clock import CLOCK
+from geventgate.server.http1 import Http1Connection, linger
+from geventgate.server.service import Connection, Service
+from geventgate.server.stream import Stream
+
+RECORD = 16 * 1024  # bytes that one record may hold (RFC 8446 §5.1)
+PIECE = 4 * RECORD  # is encrypted at a time: it is what a slow reader makes us hold
+
+PLAIN = b"This port speaks HTTPS, and the request came as plain HTTP.\n"
+
+log = logging.getLogger("geventgate")
+
+Speak = Callable[[Stream, Address, Address, Service, Tls], Connection]
+
+# What ALPN may choose (RFC 7301), the preferred first; the first one also serves who chooses nothing.
+PROTOCOLS: dict[str, Speak] = {"http/1.1": Http1Connection}
+
+
+class Opening:
+    """A connection until its handshake is over: then another one, of the protocol chosen, takes its place.
+
+    *stream* is a plain one; what it has received already is the handshake's beginning.
+    """
+
+    __slots__ = ("_certificates", "_local", "_peer", "_service", "_stream", "_worker")
+
+    def __init__(
+        self, stream: Stream, peer: Address, local: Address, service: Service, certificates: Certificates
+    ) -> None:
+        # Set once.
+        self._peer = peer
+        self._local = local
+        self._service = service
+        self._certificates = certificates
+        # Owned by open(); the sweep looks.
+        self._stream = stream
+        self._worker: Any = None
+        stream.deadline = CLOCK.now + service.config.tls_handshake_timeout
+
+    def start(self) -> None:
+        self._worker = self._service.workers.run(self._work)
+
+    def _work(self) -> None:
+        successor = None
+        try:
+            successor = self.open()
+        finally:
+            self._worker = None
+            if successor is None:
+                self._stream.close()
+            else:
+                self._service.enter(successor)
+                if self._service.draining.is_set():
+                    successor.drain()
+            self._service.leave(self)
+
+    def open(self) -> Connection | None:
+        """Shake hands. Returns who serves the connection from now on, or None: then nobody does."""
+        stream = self._stream
+        try:
+            if not stream.inbox and not stream.receive():
+                return None  # only looked whether somebody listens
+            if 0x20 <= stream.inbox[stream.start] < 0x7F:  # a letter; a handshake begins with 0x16
+                self._refuse_plain()
+                return None
+            stream = self._stream = TlsStream(stream, self._certificates.context)
+            stream.handshake()
+        except PeerTimeout:
+            seconds = self._service.config.tls_handshake_timeout
+            log.info("%s:%s: no TLS handshake within %g s", *self._peer, seconds)
+            return None
+        except PeerError as error:
+            log.info("%s:%s: no TLS handshake: %s", *self._peer, error)
+            if not isinstance(error, PeerGone):
+                stream = self._stream = Stream(self._stream.give_up())
+                linger(stream)  # a TLS 1.3 client has sent its request by now; a reset would destroy the alert
+            return None
+        tls = stream.describe()
+        return PROTOCOLS[tls.alpn or next(iter(PROTOCOLS))](stream, self._peer, self._local, self._service, tls)
+
+    def _refuse_plain(self) -> None:
+        """Tell who speaks plain HTTP, in plain HTTP."""
+        log.info("%s:%s: 400: plain HTTP, but this port speaks HTTPS", *self._peer)
+        for listener in observe.listeners:
+            listener.request_refused(self._peer, 400, "plain HTTP, but this port speaks HTTPS")
+        head = compose_response_head(400, [("Content-Type", "text/plain"), ("Content-Length", str(len(PLAIN)))])
+        self._stream.write(head.wire + b"Connection: close\r\n" + CLOCK.server_and_date + PLAIN)
+        linger(self._stream)
+
+    # --- called by the server, in the hub
+
+    def sweep(self, now: float) -> None:
+        if self._worker is not None:
+            config = self._service.config
+            self._stream.sweep(now, False, config.min_rate, config.write_timeout)
+
+    def drain(self) -> None:
+        """Nothing: a handshake takes a moment, and the request behind it is served."""
+
+    def kill(self) -> None:
+        worker = self._worker
+        if worker is not None:
+            worker.kill(block=False)
+            if worker.gr_frame is not None:  # it has begun, and ends the connection as it unwinds
+                return
+        self._stream.close()
+        self._service.leave(self)
+
+
+class Deciphering:
+    """What a TlsStream receives from: as a socket's ``recv``, plaintext or BlockingIOError."""
+
+    __slots__ = ("_ciphertext", "_recv", "_session", "ended")
+
+    def __init__(self, recv: Callable[[int], bytes], session: Session, ciphertext: ssl.MemoryBIO) -> None:
+        self._recv = recv
+        self._session = session
+        self._ciphertext = ciphertext
+        self.ended = False  # the peer has said so: close_notify, or the end of its bytes
+
+    def recv(self, size: int) -> bytes:
+        """Plaintext, b"" at the end. BlockingIOError: no record is whole. What comes without a close_notify ends
+        without an error, as in nginx: HTTP knows how long its messages are."""
+        if self.ended:
+            return b""
+        data = self._recv(size)
+        if not data:
+            self.ended = True
+            return b""
+        self._ciphertext.write(data)
+        plaintext = self.take()
+        if not plaintext and not self.ended:
+            raise BlockingIOError(errno.EAGAIN, "no whole record")
+        return plaintext
+
+    def take(self) -> bytes:
+        """All that can be decrypted; nothing of it is left inside OpenSSL."""
+        pieces = []
+        try:
+            while self._ciphertext.pending or self._session.pending():
+                piece = self._session.read(RECORD)
+                if not piece:
+                    self.ended = True
+                    break
+                pieces.append(piece)
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLZeroReturnError:  # the same, when our side has ended too
+            self.ended = True
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+class TlsStream(Stream):
+    """A Stream over TLS. It takes the socket of *plain*, and what that has received.
+
+    shutdown() and close() say close_notify (RFC 8446 §6.1); reset() does not, so that a cut stays visible. A peer that
+    speaks TLS 1.2 ends its side when we end ours.
+    """
+
+    __slots__ = ("_ciphertext", "_deciphering", "_received", "_session")
+
+    def __init__(self, plain: Stream, context: ssl.SSLContext) -> None:
+        early = plain.inbox[plain.start :]
+        deadline = plain.deadline
+        super().__init__(plain.give_up())
+        self.deadline = deadline
+        self._received = ssl.MemoryBIO()
+        self._ciphertext = ssl.MemoryBIO()  # to be sent
+        self._received.write(early)
+        self._session: Session = context.wrap_bio(self._received, self._ciphertext, server_side=True)  # type: ignore[assignment]
+        self._deciphering = Deciphering(self._sock.recv, self._session, self._received)
+        self._recv = self._deciphering.recv
+
+    def handshake(self) -> None:
+        """Raises PeerError, PeerGone, PeerTimeout."""
+        receive = self._sock.recv
+        while True:
+            try:
+                with _Silence():
+                    self._session.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                self._push()
+            except OSError as error:
+                self._push_once()  # the alert
+                raise PeerError(400, _reason(error)) from None
+            self._park_reader()
+            try:
+                data = receive(RECORD)
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                raise self._lost(error) from None
+            if not data:
+                raise PeerGone("the peer hung up")
+            self._received.write(data)
+        self._push()
+        try:
+            self.inbox = self._deciphering.take()  # a request may have come behind it
+        except OSError as error:
+            raise self._lost(error) from None
+
+    def describe(self) -> Tls:
+        session = self._session
+        cipher = session.cipher()
+        return Tls(
+            version=session.version() or "",
+            cipher=cipher[0] if cipher else "",
+            server_name=session.server_name,
+            alpn=session.selected_alpn_protocol(),
+            peer_certificate=session.getpeercert(True),
+            peer=MappingProxyType(session.getpeercert() or {}),
+        )
+
+    # --- reading
+
+    def _park_reader(self) -> None:
+        if not self._deciphering.ended:  # nothing more may ever come behind a close_notify
+            super()._park_reader()
+
+    # --- writing
+
+    def _send(self, data: Bytes) -> None:
+        if not 0 < len(data) <= PIECE:
+            self._sendmsg((data,))
+            return
+        self._claim_writer()
+        try:
+            self._session.write(data)
+        except OSError as error:
+            raise self._lost(error) from None
+        super()._send(self._ciphertext.read())
+
+    def _sendmsg(self, buffers: Sequence[Bytes]) -> None:
+        self._claim_writer()
+        for buffer in buffers:
+            view = memoryview(buffer).cast("B")
+            for start in range(0, len(view), PIECE):
+                try:
+                    self._session.write(view[start : start + PIECE])
+                except OSError as error:
+                    raise self._lost(error) from None
+                if self._ciphertext.pending >= PIECE:
+                    self._push()
+        self._push()
+
+    def _push(self) -> None:
+        """Send what OpenSSL has to say."""
+        if self._ciphertext.pending:
+            super()._send(self._ciphertext.read())
+
+    def _push_once(self) -> None:
+        """The same, if the kernel takes it: an alert is not waited for."""
+        with suppress(OSError):
+            self._sock.send(self._ciphertext.read())
+
+    def sendfile(self, fd: int, offset: int, count: int) -> int:
+        """Raises OSError: the kernel does not encrypt."""
+        raise OSError(errno.EOPNOTSUPP, "encrypted by us")
+
+    # --- the peer is gone, and the end
+
+    def _lost(self, error: OSError) -> PeerGone:
+        if isinstance(error, ssl.SSLError):
+            if self._writing is None:
+                self._push_once()  # the alert
+            error = OSError(error.errno, _reason(error))
+        return super()._lost(error)
+
+    def shutdown(self) -> None:
+        self.flush()
+        self._claim_writer()
+        self._say_end()
+        self._push()
+        super().shutdown()
+
+    def close(self) -> None:
+        if not self._broken and self._writing is None:
+            self._say_end()
+            self._push_once()
+        super().close()
+
+    def reset(self) -> None:
+        self._broken = True
+        super().reset()
+
+    def _say_end(self) -> None:
+        """close_notify. unwrap() then looks for the peer's: that it has not come is no matter."""
+        with suppress(ssl.SSLError):
+            self._session.unwrap()
+
+
+def _reason(error: OSError) -> str:
+    """One line for the log: of "[SSL: NO_SHARED_CIPHER] no shared cipher (_ssl.c:1006)" what is in the middle."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"the client's certificate: {error.verify_message}"
+    reason = getattr(error, "reason", None)
+    return reason.lower().replace("_", " ") if reason else str(error)
+
+
+class _Silence:
+    """For the time of one step: a server name that is not ASCII ends the handshake inside the ssl module, which
+    would print a traceback for it."""
+
+    def __enter__(self) -> None:
+        self._hook = sys.unraisablehook
+        sys.unraisablehook = self._told
+
+    def __exit__(self, *_: object) -> None:
+        sys.unraisablehook = self._hook
+
+    def _told(self, what: Any) -> None:
+        if not isinstance(what.exc_value, UnicodeDecodeError):
+            self._hook(what)

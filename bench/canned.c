@@ -1,43 +1,106 @@
-/* canned PORT: the least a server can do, and so the yardstick. Reads a segment, counts the ends of heads in it, and
- * sends that many canned answers. One thread, epoll, no parsing, no limits.
+/* canned PORT: the least a server can do, and so the yardstick. One thread, epoll, no limits, hardly a parser.
+ *
+ * A GET whose target begins with "/m" gets 1 MiB, any other a hello, a POST its content; each head gets its answer in
+ * one write. "Connection: close" closes.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <netinet/tcp.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
-static const char answer[] = "HTTP/1.1 200 OK\r\nServer: canned\r\nDate: Thu, 01 Jan 2026 00:00:00 GMT\r\n"
-                             "Content-Type: text/plain\r\nContent-Length: 14\r\n\r\nHello, World!\n";
+#define HEAD "HTTP/1.1 200 OK\r\nServer: canned\r\nDate: Thu, 01 Jan 2026 00:00:00 GMT\r\n"
+#define HELLO "Content-Type: text/plain\r\nContent-Length: 14\r\n"
+
+static const char hello[] = HEAD HELLO "\r\nHello, World!\n";
+static const char last_hello[] = HEAD HELLO "Connection: close\r\n\r\nHello, World!\n";
+static char large[1 << 20];
+
+typedef struct {
+    int fd;
+    size_t got;        /* bytes of a request so far */
+    const char *out;   /* what the socket did not take */
+    size_t out_size;
+    char in[65536];
+} Connection;
+
+/* Send head and body in one call; what does not fit waits for EPOLLOUT. (Only the large answer ever does.) */
+static void answer(Connection *c, const char *head, size_t head_size, const char *body, size_t body_size) {
+    struct iovec pieces[2] = {{(void *)head, head_size}, {(void *)body, body_size}};
+    ssize_t sent = writev(c->fd, pieces, body_size ? 2 : 1);
+    if (sent >= (ssize_t)head_size && (size_t)sent < head_size + body_size)
+        c->out = body + (sent - head_size), c->out_size = head_size + body_size - sent;
+}
+
+/* Answer the first request of c->in and return its size; 0 asks for more. */
+static size_t serve(Connection *c) {
+    char head[256], *end = memmem(c->in, c->got, "\r\n\r\n", 4);
+    if (!end) return 0;
+    size_t size = end + 4 - c->in;
+    if (c->in[0] == 'P') {
+        char *length = memmem(c->in, size, "Content-Length: ", 16);
+        size_t content = length ? strtoul(length + 16, 0, 10) : 0;
+        if (c->got < size + content) return 0;
+        answer(c, head, sprintf(head, HEAD "Content-Type: text/plain\r\nContent-Length: %zu\r\n\r\n", content), c->in + size, content);
+        return size + content;
+    }
+    if (c->in[5] == 'm') {
+        answer(c, head, sprintf(head, HEAD "Content-Type: text/plain\r\nContent-Length: %zu\r\n\r\n", sizeof large), large, sizeof large);
+        return size;
+    }
+    if (memmem(c->in, size, "Connection: close", 17)) {
+        send(c->fd, last_hello, sizeof last_hello - 1, MSG_NOSIGNAL);
+        shutdown(c->fd, SHUT_WR);
+    } else
+        send(c->fd, hello, sizeof hello - 1, MSG_NOSIGNAL);
+    return size;
+}
 
 int main(int argc, char **argv) {
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(argc > 1 ? atoi(argv[1]) : 0), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    int one = 1, listener = socket(AF_INET, SOCK_STREAM, 0), queue = epoll_create1(0);
-    struct epoll_event events[256], event = {.events = EPOLLIN, .data.fd = listener};
-    char data[65536];
+    int one = 1, listener = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0), queue = epoll_create1(0);
+    struct epoll_event events[512], event = {.events = EPOLLIN, .data.ptr = 0};
+    memset(large, 'x', sizeof large);
     setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-    if (bind(listener, (void *)&address, sizeof address) || listen(listener, 1024)) return 1;
+    if (bind(listener, (void *)&address, sizeof address) || listen(listener, 2048)) return perror("canned"), 1;
     epoll_ctl(queue, EPOLL_CTL_ADD, listener, &event);
     for (;;) {
-        int ready = epoll_wait(queue, events, 256, -1);
+        int ready = epoll_wait(queue, events, 512, -1);
         for (int i = 0; i < ready; i++) {
-            int fd = events[i].data.fd;
-            if (fd == listener) {
-                event.data.fd = accept4(listener, 0, 0, SOCK_NONBLOCK);
-                setsockopt(event.data.fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-                epoll_ctl(queue, EPOLL_CTL_ADD, event.data.fd, &event);
+            Connection *c = events[i].data.ptr;
+            if (!c) {
+                for (int fd; (fd = accept4(listener, 0, 0, SOCK_NONBLOCK)) >= 0;) {
+                    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+                    c = malloc(sizeof *c);
+                    c->fd = fd, c->got = c->out_size = 0;
+                    event.events = EPOLLIN | EPOLLOUT | EPOLLET, event.data.ptr = c;
+                    epoll_ctl(queue, EPOLL_CTL_ADD, fd, &event);
+                }
                 continue;
             }
-            ssize_t got = recv(fd, data, sizeof data, 0);
-            if (got <= 0) {
-                close(fd);
-                continue;
+            if (c->out_size) {
+                ssize_t sent = send(c->fd, c->out, c->out_size, MSG_NOSIGNAL);
+                if (sent > 0) c->out += sent, c->out_size -= sent;
+                if (c->out_size) continue;
             }
-            for (char *at = data; (at = memmem(at, data + got - at, "\r\n\r\n", 4)); at += 4)
-                send(fd, answer, sizeof answer - 1, MSG_NOSIGNAL);
+            if (!(events[i].events & (EPOLLIN | EPOLLHUP | EPOLLERR))) continue;
+            for (;;) { /* edge-triggered: a short read is as good as EAGAIN */
+                size_t room = sizeof c->in - c->got;
+                ssize_t got = recv(c->fd, c->in + c->got, room, 0);
+                if (got == 0 || (got < 0 && !(events[i].events & EPOLLIN))) {
+                    close(c->fd), free(c);
+                    break;
+                }
+                if (got < 0) break;
+                c->got += got;
+                for (size_t size; c->got && (size = serve(c));) memmove(c->in, c->in + size, c->got -= size);
+                if ((size_t)got < room && !(events[i].events & (EPOLLRDHUP | EPOLLHUP))) break;
+            }
         }
     }
 }

@@ -1,0 +1,167 @@
+"""The loads: each is given a port, opens its connections, and returns what it counted.
+
+Every answer's content is checked in full before a load; under load wrk and h2load check the status and count what
+failed, the WebSocket and the lockstep client compare every byte of content.
+"""
+
+import http.client
+import re
+import socket
+import subprocess
+from collections.abc import Callable
+from typing import NamedTuple
+
+import apps
+
+WEBSOCKET_HEAD = (
+    b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
+PING_PONG = (b"\x82\x85\0\0\0\0hello", b"\x82\x05hello")  # a frame masked with zeros, and its echo
+HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0"  # and empty SETTINGS (RFC 9113 §3.4)
+
+
+class Wrong(Exception):
+    """The server answers not at all, or wrong."""
+
+
+class Counted(NamedTuple):
+    requests: int
+    failed: int = 0
+    p99: float = 0.0  # ms
+
+
+Load = Callable[[int, int], Counted]  # (port, seconds)
+Check = Callable[[int], None]  # (port), raises Wrong
+
+
+def expect(path: str, content: bytes, sent: bytes | None = None) -> Check:
+    """One exchange, its answer compared in full."""
+
+    def check(port: int) -> None:
+        client = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+        try:
+            client.request("GET" if sent is None else "POST", path, sent)
+            answer = client.getresponse()
+            if (answer.status, answer.read()) != (200, content):
+                raise Wrong(f"answers {path} wrong: {answer.status}")
+        except (OSError, http.client.HTTPException) as error:
+            raise Wrong(f"answers {path} with {error!r}") from None
+        finally:
+            client.close()
+
+    return check
+
+
+HELLO = expect("/", apps.HELLO)
+POST = expect("/echo", b"x" * 10240, b"x" * 10240)
+LARGE = expect("/megabyte", apps.LARGE)
+
+
+def echoes(port: int) -> None:
+    try:
+        open_websocket(port).close()
+    except OSError as error:
+        raise Wrong(f"no WebSocket echo: {error!r}") from None
+
+
+def speaks_http2(port: int) -> None:
+    """With prior knowledge, over plain TCP: its own SETTINGS come first (RFC 9113 §3.4)."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), 5) as sock:
+            sock.sendall(HTTP2_PREFACE)
+            if receive(sock, 4)[3:4] != b"\x04":
+                raise Wrong("speaks no h2c with prior knowledge")
+    except OSError as error:
+        raise Wrong(f"speaks no h2c with prior knowledge: {error!r}") from None
+
+
+def receive(sock: socket.socket, size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        more = sock.recv(size - len(data))
+        if not more:
+            raise ConnectionResetError("closed")
+        data += more
+    return data
+
+
+def open_http(port: int) -> socket.socket:
+    """A connection that has had one answer and idles."""
+    sock = socket.create_connection(("127.0.0.1", port), 10)
+    sock.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+    data = b""
+    while not data.endswith(apps.HELLO):
+        data += receive(sock, 1)
+    return sock
+
+
+def open_websocket(port: int) -> socket.socket:
+    """A WebSocket that has had one echo and idles."""
+    sock = socket.create_connection(("127.0.0.1", port), 10)
+    sock.sendall(WEBSOCKET_HEAD)
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        head += receive(sock, 1)
+    if not head.startswith(b"HTTP/1.1 101 "):
+        raise ConnectionResetError("not accepted")
+    ping, pong = PING_PONG
+    sock.sendall(ping)
+    if receive(sock, len(pong)) != pong:
+        raise ConnectionResetError("the echo differs")
+    return sock
+
+
+def run(command: list[str]) -> str:
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise Wrong(f"under load: {(done.stderr or done.stdout).strip()[:200]}")
+    return done.stdout
+
+
+def number(pattern: str, text: str) -> float:
+    found = re.search(pattern, text)
+    return float(found[1]) if found else 0.0
+
+
+def wrk(core: int, connections: int, path: str = "/", *options: str) -> Load:
+    def load(port: int, seconds: int) -> Counted:
+        command = ["taskset", "-c", str(core), "wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency"]
+        report = run([*command, "--timeout", "10s", *options, f"http://127.0.0.1:{port}{path}"])
+        errors = re.search(r"Socket errors: connect (\d+), read (\d+), write (\d+), timeout (\d+)", report)
+        failed = sum(map(int, errors.groups())) if errors else 0
+        failed += int(number(r"Non-2xx or 3xx responses: (\d+)", report))
+        latency = re.search(r"99%\s+([\d.]+)(us|ms|s)", report)
+        p99 = float(latency[1]) * {"us": 0.001, "ms": 1.0, "s": 1000.0}[latency[2]] if latency else 0.0
+        return Counted(int(number(r"(\d+) requests in", report)), failed, p99)
+
+    return load
+
+
+def h2load(core: int, connections: int, streams: int) -> Load:
+    """HTTP/2 with prior knowledge over plain TCP."""
+
+    def load(port: int, seconds: int) -> Counted:
+        command = ["taskset", "-c", str(core), "h2load", "-p", "h2c", f"-c{connections}", f"-m{streams}"]
+        report = run([*command, "-D", str(seconds), f"http://127.0.0.1:{port}/"])
+        failed = number(r" (\d+) failed", report) + number(r" (\d+) errored", report) + number(r" (\d+) [45]xx", report)
+        return Counted(int(number(r" (\d+) succeeded", report)), int(failed))
+
+    return load
+
+
+def websockets(core: int, program: str, connections: int, size: int) -> Load:
+    def load(port: int, seconds: int) -> Counted:
+        command = ["taskset", "-c", str(core), program, str(port), str(connections), str(size), str(seconds)]
+        return Counted(int(run(command)))
+
+    return load
+
+
+def hellos(core: int, program: str, connections: int) -> Load:
+    """By lockstep, whose *core* is the server's own, or visitors."""
+
+    def load(port: int, seconds: int) -> Counted:
+        return Counted(int(run(["taskset", "-c", str(core), program, str(port), str(connections), str(seconds)])))
+
+    return load

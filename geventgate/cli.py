@@ -57,7 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _serve_target(config: Config, target: str, check_only: bool, early: list[str]) -> tuple[int, float]:
     """The exit status, and the seconds that the application's threads may go on."""
     patched = config.patch and patch()
-    from geventgate import loader, logs, process, signals
+    # All of it here: who we become may not be able to read our files.
+    from geventgate import accesslog, loader, logs, process, signals  # noqa: F401
     from geventgate.assemble import Server
     from geventgate.server import addresses
 

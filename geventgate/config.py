@@ -78,12 +78,13 @@ def _fits(value: object, kind: object) -> bool:
 
 
 def shown(value: Any) -> str:
-    """A setting as one would type it."""
+    """A setting as one would type it, on one line."""
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, tuple):
-        return ", ".join(map(str, value)) or "''"
-    return f"{value:g}" if isinstance(value, float) else str(value) or "''"
+    if isinstance(value, float):
+        return f"{value:g}"
+    text = ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return text if text and text.isprintable() else repr(text)
 
 
 def flag(field: Field[Any]) -> str:

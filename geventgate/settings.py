@@ -10,7 +10,7 @@ from dataclasses import Field, dataclass, fields
 from difflib import get_close_matches
 from typing import Any
 
-from geventgate.config import Config, fault, flag
+from geventgate.config import Config, fault, flag, shown
 from geventgate.errors import ConfigError
 
 PREFIX = "GEVENTGATE_"
@@ -104,11 +104,13 @@ def from_file(path: str) -> dict[str, Setting]:
         raise ConfigError(f"--config {path}: not UTF-8") from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{_place(path, str(error))}") from None
+    except RecursionError:
+        raise ConfigError(f"--config {path}: nested too deeply") from None
     found = {}
     for name, value in table.items():
         where = f"{path}, line {line_of(name, text)}"
         if name not in FIELDS:
-            raise ConfigError(f"{where}: {name} is no setting{meant(name, FIELDS)}")
+            raise ConfigError(f"{where}: {shown(name)} is no setting{meant(name, FIELDS)}")
         if FIELDS[name].type not in (bool, int, float, str):  # one is enough
             value = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
         found[name] = _checked(name, value, f"{where}: {name}")
@@ -149,7 +151,7 @@ def _toml(value: Any) -> str:
         return f"[{', '.join(map(_toml, value))}]"
     if isinstance(value, str):
         escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-        return '"' + "".join(char if char.isprintable() else f"\\u{ord(char):04x}" for char in escaped) + '"'
+        return '"' + "".join(char if char.isprintable() else f"\\U{ord(char):08x}" for char in escaped) + '"'
     return repr(value)
 
 

@@ -79,6 +79,7 @@ BAD_ENVIRONMENT = [
     ("GEVENTGATE_BACKLOG", "1.5", "GEVENTGATE_BACKLOG is '1.5', and should be a whole number"),
     ("GEVENTGATE_BACKLOG", "1_0", "GEVENTGATE_BACKLOG is '1_0', and should be a whole number"),
     ("GEVENTGATE_PATCH", "maybe", "GEVENTGATE_PATCH is 'maybe', and should be True or False"),
+    ("GEVENTGATE_LOG_LEVEL", "\x1b[31m", "GEVENTGATE_LOG_LEVEL is '\\x1b[31m', and should be one of debug"),
     ("GEVENTGATE_LOG_LEVEL", "loud", "GEVENTGATE_LOG_LEVEL is loud, and should be one of debug"),
     ("GEVENTGATE_BIND", ",", "GEVENTGATE_BIND is '', and should be at least one address"),
     ("GEVENTGATE_KEEP_ALIFE", "1", "GEVENTGATE_KEEP_ALIFE is no setting: did you mean GEVENTGATE_KEEP_ALIVE?"),
@@ -140,6 +141,10 @@ BAD_FILES = [
     ("keep-alive = 1\n", "server.toml, line 1: keep-alive is no setting: did you mean keep_alive?"),
     ("\n[geventgate]\nbind = ':1'\n", "server.toml, line 2: geventgate is no setting"),
     ("a.b = 1\n", "server.toml, line 1: a is no setting"),
+    ('"a\\nb" = 1\n', "server.toml, line 1: 'a\\nb' is no setting"),
+    ('log_level = "a\\nb"\n', "server.toml, line 1: log_level is 'a\\nb', and should be one of debug"),
+    ('log_level = "a\\u2028b"\n', "server.toml, line 1: log_level is 'a\\u2028b', and should be one of debug"),
+    ("bind = " + "[" * 5000, "--config server.toml: nested too deeply"),
     ("chdir = '''\nbacklog = -1\n'''\nbacklog = -2\n", "server.toml, line 4: backlog is -2"),
     ("bind = [\n'a', # backlog = 3\n]\nbacklog = -2\n", "server.toml, line 4: backlog is -2"),
     ("backlog = \n", "server.toml, line 1, column 11: Invalid value"),
@@ -170,7 +175,7 @@ def test_a_bad_value_is_refused_though_another_source_overrides_it(file):
 
 
 def test_what_is_printed_says_the_same(file):
-    given = {"chdir": 'a "b" \\c\né', "bind": (":1", "unix:/a b"), "patch": False, "keep_alive": 0.1}
+    given = {"chdir": 'a "b" \\c\né\U0010ffff', "bind": (":1", "unix:/a b"), "patch": False, "keep_alive": 0.1}
     text = as_toml(gather(given, {"GEVENTGATE_BACKLOG": "5"}))
     assert len(text.splitlines()) == len(fields(Config))
     again = gather({}, {}, file(text))

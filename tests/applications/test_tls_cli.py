@@ -2,8 +2,8 @@
 
 import concurrent.futures
 import json
-import signal
 import os
+import signal
 import socket
 import ssl
 import subprocess

@@ -59,6 +59,7 @@ def pair(authority: Any) -> Any:
 
 def client_context(authority: Any, version: str = "1.3", certificate: Any = None) -> Any:
     context = gevent_ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF  # Debian's default would not tell a cut from an end
     context.load_verify_locations(authority.ca_certs)
     context.minimum_version = context.maximum_version = VERSIONS[version]
     if certificate is not None:

@@ -3,6 +3,7 @@
 import os
 import socket
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -55,7 +56,11 @@ def websockets(server, count):
 
 def descriptors(server):
     """What is open, sockets named as such: their numbers are never the same."""
-    return sorted(os.readlink(path).partition("[")[0] for path in Path(f"/proc/{server.process.pid}/fd").iterdir())
+    names = []
+    for path in Path(f"/proc/{server.process.pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed since it was listed
+            names.append(os.readlink(path).partition("[")[0])
+    return sorted(names)
 
 
 def at_rest(server, seconds=15.0):

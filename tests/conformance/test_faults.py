@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -186,10 +187,10 @@ def test_memory_does_not_grow_with_requests(gate):
             assert server.talk(several).count(b"HTTP/1.1 200 ") == 50
         return server.memory("VmRSS")
 
-    before = load(50_000)
-    grown = load(100_000) - before
-    print(f"100,000 requests: {grown // 1024} KiB more")
-    assert grown <= 50 * 1024
+    figures = [load(50_000), load(100_000), load(100_000), load(100_000)]
+    grown = [after - before for before, after in pairwise(figures)]
+    print(f"three times 100,000 requests: {', '.join(str(one // 1024) for one in grown)} KiB more")
+    assert min(grown) <= 50 * 1024  # malloc takes some now and then; a leak grows every time
 
 
 # --- no descriptor left

@@ -49,6 +49,7 @@ from .test_stream import (  # noqa: F401
 )
 
 Connect = Callable[..., Client]
+CUT = r"EOF|eof|reset"  # CPython 3.11.2 has no SSLEOFError for it yet
 VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 
 
@@ -270,7 +271,7 @@ def test_a_reset_does_not_look_like_an_end(ends: Ends) -> None:
     stream.sendv([b"half"])
     assert peer.recv(100) == b"half"
     stream.reset()
-    with pytest.raises((ssl.SSLEOFError, ConnectionResetError)):
+    with pytest.raises((ssl.SSLError, ConnectionResetError), match=CUT):
         peer.recv(100)
 
 
@@ -280,7 +281,7 @@ def test_a_cut_write_is_followed_by_no_close_notify(ends: Ends) -> None:
     with pytest.raises(gevent.Timeout), gevent.Timeout(0.01):
         stream.sendv([LARGE])
     stream.close()
-    with pytest.raises(ssl.SSLEOFError):
+    with pytest.raises(ssl.SSLError, match=CUT):
         drain(peer)
 
 

@@ -254,7 +254,7 @@ def machine() -> dict[str, Any]:
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "system": f"{platform.system()} {platform.machine()}",
         "cpu": model[0].partition(":")[2].strip() if model else platform.processor(),
         "cores": os.cpu_count(),
         "load_average": os.getloadavg(),

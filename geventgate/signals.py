@@ -31,8 +31,9 @@ def reload_certificates(reload: Callable[[], None]) -> None:
 
 
 def end_on_interrupt() -> None:
-    """While there is nothing to drain, INT ends at once. A KeyboardInterrupt can get lost in gevent's hub."""
-    signal.signal(signal.SIGINT, lambda number, frame: os._exit(INTERRUPTED))
+    """While there is nothing to drain, INT ends at once, by the kernel: gevent's hub may begin to wait without having
+    heard of a signal, and a KeyboardInterrupt can get lost in it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 class Stop:

@@ -231,13 +231,9 @@ class Http1Connection:
 
     def kill(self) -> None:
         """End at once; the peer sees its answer cut."""
-        worker = self._worker
-        if worker is not None:
-            worker.kill(block=False)
-            if worker.gr_frame is not None:  # it has begun, and ends the connection as it unwinds
-                return
-        self._stream.close()
-        self._service.leave(self)
+        if self._worker is None or not self._worker.unwind():
+            self._stream.close()
+            self._service.leave(self)
 
 
 def linger(stream: Stream, seconds: float = LINGER_SECONDS) -> None:

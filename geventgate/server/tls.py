@@ -120,13 +120,9 @@ class Opening:
         """Nothing: a handshake takes a moment, and the request behind it is served."""
 
     def kill(self) -> None:
-        worker = self._worker
-        if worker is not None:
-            worker.kill(block=False)
-            if worker.gr_frame is not None:  # it has begun, and ends the connection as it unwinds
-                return
-        self._stream.close()
-        self._service.leave(self)
+        if self._worker is None or not self._worker.unwind():
+            self._stream.close()
+            self._service.leave(self)
 
 
 class Deciphering:

@@ -30,6 +30,11 @@ class Worker(Greenlet):  # type: ignore[misc]
         else:
             super().rawlink(callback)
 
+    def unwind(self) -> bool:
+        """Kill it. Whether its job has begun, and so ends what it serves as it unwinds; else the caller must."""
+        self.kill(block=False)
+        return self.gr_frame is not None
+
     def _run(self) -> None:
         hub = get_hub()
         try:

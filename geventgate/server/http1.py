@@ -5,9 +5,6 @@ whole life of a connection.
 """
 
 import logging
-from contextvars import copy_context
-from enum import Enum, auto
-from time import perf_counter
 from typing import IO, Any
 
 import gevent
@@ -15,16 +12,14 @@ from gevent.event import Event
 
 from geventgate import observe
 from geventgate.errors import ApplicationError, NotSupported, PeerError, PeerGone, PeerTimeout
-from geventgate.exchange import Address, Bytes, Exchange, ResponseFields, Tunnel
-from geventgate.message import Fields, RequestHead, ResponseHead, Tls
+from geventgate.exchange import Address, Bytes, ResponseFields, Tunnel
+from geventgate.message import Fields, RequestHead, Tls
 from geventgate.protocol.http1 import (
     CHUNKED,
     CONTINUE,
     KNOWN_LENGTH,
-    NO_CONTENT,
     UNTIL_CLOSE,
     Content,
-    check_final,
     choose_protocol,
     compose_informational,
     compose_response_head,
@@ -38,16 +33,23 @@ from geventgate.protocol.http1 import (
     request_content,
     response_content,
 )
+from geventgate.server.carrier import (
+    DRAIN_SECONDS,
+    FINISHED,
+    HEAD_HELD,
+    HEAD_SENT,
+    IDLE_TICKS,
+    LINGER_SECONDS,
+    NOTHING,
+    CarriedExchange,
+    answer,
+)
 from geventgate.server.clock import CLOCK, SERVER
 from geventgate.server.service import Service
 from geventgate.server.stream import Stream
 
 MAX_DRAIN = 64 * 1024  # bytes of unread content worth reading to keep a connection; precedent: Go's 256 KiB
-LINGER_SECONDS = 5.0  # for a client still sending to read its answer; precedent: nginx's lingering_timeout
-DRAIN_SECONDS = 1.0  # an idle connection stays open when the server drains: a request may be on its way
-IDLE_TICKS = 2  # sweeps that find a connection idle before its greenlet goes
 TURNS = 32  # pipelined requests answered in a row before other connections have theirs
-FILE_PIECE = 64 * 1024
 
 log = logging.getLogger("geventgate")
 
@@ -151,33 +153,8 @@ class Http1Connection:
         exchange = self._exchange = Http1Exchange(
             self._stream, head, self._peer, self._local, content, continue_due, self._service, self._tls
         )
-        if not observe.listeners:
-            return self._answer(exchange)
-        began = perf_counter()
         try:
-            return self._answer(exchange)
-        finally:
-            for listener in observe.listeners:
-                listener.request_ended(exchange, perf_counter() - began)
-
-    def _answer(self, exchange: "Http1Exchange") -> bool:
-        """Call up: the one place. Whatever comes back as an exception is answered or cut here."""
-        try:
-            copy_context().run(self._service.handle, exchange)
-            return exchange.complete()
-        except PeerGone as error:
-            log.debug("%s: %s", exchange, error)
-            exchange.cut()
-            return False
-        except PeerError as error:
-            log.info("%s: %s", exchange, error)
-            return exchange.fail(error.status, str(error), persistent=False)
-        except (Exception, SystemExit, gevent.Timeout):
-            log.exception("%s: the application failed", exchange)
-            return exchange.fail(500, "")
-        except BaseException:  # killed
-            exchange.abort("its greenlet was killed")
-            raise
+            return answer(exchange, self._service.handle)
         finally:
             self._exchange = None
             self._hijacked = exchange.hijacked
@@ -245,29 +222,11 @@ def linger(stream: Stream, seconds: float = LINGER_SECONDS) -> None:
         log.debug("while lingering: %s", error)  # it has gone, or would not end: either way we are done
 
 
-OVER = Event()  # ``closed`` of every exchange whose end nobody watched
-OVER.set()
-
-
-class Said(Enum):
-    """What an exchange has said so far."""
-
-    NOTHING = auto()
-    HEAD_HELD = auto()
-    HEAD_SENT = auto()
-    FINISHED = auto()
-
-
-NOTHING, HEAD_HELD, HEAD_SENT, FINISHED = Said  # an attribute of an Enum costs ten times a global
-
-
-class Http1Exchange(Exchange):
-    """One exchange. ``status`` is what was sent (0: nothing), ``sent`` the bytes of content."""
+class Http1Exchange(CarriedExchange):
+    """One exchange on a stream that carries nothing else meanwhile."""
 
     __slots__ = (
-        "_closed", "_content", "_continue_due", "_cut", "_framing", "_head", "_left", "_persistent", "_said",
-        "_service", "_stream", "_tunnel", "has_content", "hijacked", "local", "peer", "request", "sent", "status",
-        "tls",
+        "_content", "_continue_due", "_cut", "_persistent", "_service", "_stream", "_tunnel", "hijacked",
     )  # fmt: skip
 
     def __init__(
@@ -281,32 +240,18 @@ class Http1Exchange(Exchange):
         service: Service,
         tls: Tls | None,
     ) -> None:
+        super().__init__(request, peer, local, tls, content is not None)
         # Set once.
-        self.request = request
-        self.peer = peer
-        self.local = local
-        self.tls = tls
-        self.has_content = content is not None
         self._stream = stream
         self._content = content
         self._service = service
         # Owned by the reading greenlet.
         self._continue_due = continue_due
         # Owned by the writing greenlet.
-        self.status = 0
-        self.sent = 0
         self._persistent = persists(request)
-        self._said = NOTHING
-        self._head: ResponseHead | None = None
-        self._framing = NO_CONTENT
-        self._left = 0  # of a known length
         self._cut = False
         self._tunnel: Http1Tunnel | None = None
         self.hijacked = False  # the stream is the application's
-        self._closed: Event | None = None
-
-    def __str__(self) -> str:
-        return f"{self.request.method} {self.request.target!r} from {self.peer[0]}"
 
     # --- the request
 
@@ -355,16 +300,6 @@ class Http1Exchange(Exchange):
             self._stream.write(compose_informational(status, fields))
             self._stream.flush()
 
-    def send_head(self, status: str | int, fields: ResponseFields) -> None:
-        if self._said is not NOTHING:
-            raise ApplicationError("a response has one head")
-        head = compose_response_head(status, fields)
-        check_final(head, self.request)
-        for fault in head.faults:
-            observe.warn_once(fault, f"{self}: the application sent {fault}; it was dropped")
-        self._head = head
-        self._said = HEAD_HELD
-
     def send(self, data: bytes) -> None:
         if self._said is HEAD_HELD:
             self._write_head(-1)
@@ -381,11 +316,7 @@ class Http1Exchange(Exchange):
             self._left -= sent
             self.sent += sent
             offset, count = offset + sent, min(count - sent, self._left)
-        if count > 0 and file.seekable():
-            file.seek(offset)
-        while count > 0 and self._framing is not NO_CONTENT and (data := file.read(min(count, FILE_PIECE))):
-            self.send(data)
-            count -= len(data)
+        super().send_file(file, offset, count)
 
     def _send_by_kernel(self, file: IO[bytes], offset: int, count: int) -> int:
         """Send by sendfile(2); 0 where it cannot be done so."""
@@ -406,9 +337,8 @@ class Http1Exchange(Exchange):
             raise ApplicationError("content outside of a response")
         if self._framing is CHUNKED:
             self._stream.write(encode_last_chunk(trailers))
-        elif self._left and self._framing is KNOWN_LENGTH:
-            observe.warn_once("short", f"{self}: the application sent less than its Content-Length; the answer is cut")
-            self._cut = True
+        else:
+            self._cut = self._falls_short()
         self._stream.flush()
         self._said = FINISHED
 
@@ -451,22 +381,10 @@ class Http1Exchange(Exchange):
         return content is not None and not content.ended and content.remaining - self._stream.pending() > MAX_DRAIN
 
     def _write_content(self, data: bytes) -> None:
-        if self._said is not HEAD_SENT:
-            raise ApplicationError("content outside of a response")
-        framing = self._framing
-        if framing is KNOWN_LENGTH:
-            if len(data) > self._left:
-                observe.warn_once("long", f"{self}: the application sent more than its Content-Length; it was cut")
-                data = data[: self._left]
-            self._left -= len(data)
-        elif framing is NO_CONTENT:
-            if data and self.request.method != "HEAD":
-                observe.warn_once("content", f"{self}: the application sent content with status {self.status}")
-            return
+        data = self._measure(data)
         if not data:
             return
-        self.sent += len(data)
-        if framing is not CHUNKED:
+        if self._framing is not CHUNKED:
             self._stream.write(data)
         else:
             for piece in encode_chunk(data):
@@ -519,12 +437,7 @@ class Http1Exchange(Exchange):
 
     # --- the end
 
-    def abort(self, why: str) -> None:
-        log.info("%s: cut: %s", self, why)
-        self.cut()
-
     def cut(self) -> None:
-        """Close, so that an answer that was begun and not ended is visible as cut."""
         if self.hijacked:
             return
         begun = self._said is HEAD_SENT
@@ -536,7 +449,6 @@ class Http1Exchange(Exchange):
             self._stream.close()
 
     def complete(self) -> bool:
-        """Whether another exchange may follow on this connection (RFC 9112 §9.3). Called by the connection."""
         if self.hijacked:
             return False
         if self._tunnel is not None:
@@ -570,31 +482,15 @@ class Http1Exchange(Exchange):
         return content.ended
 
     def fail(self, status: int, why: str, persistent: bool = True) -> bool:
-        """Answer for a handler that did not; after a head there is only cutting off. As complete()."""
-        if self._said in (NOTHING, HEAD_HELD):
-            self._said = NOTHING
-            self._persistent = self._persistent and persistent
-            text = f"{reason(status)}{': ' if why else ''}{why}\n".encode()
-            self.send_head(status, [("Content-Type", "text/plain; charset=utf-8")])
-            try:
-                self.finish(text)
-                return self.complete()
-            except PeerError:
-                return False  # nobody is left to tell
-        if self._said is HEAD_SENT:
-            self.abort(why or "the application failed after its head")
-        elif self._tunnel is not None:
+        self._persistent = self._persistent and persistent
+        if self._tunnel is not None:
             self._tunnel.abort()
-        return False
+        return super().fail(status, why, persistent)
 
     def leave(self) -> None:
-        """The exchange is over: watch its peer no longer."""
-        if self._closed is None:
-            self._closed = OVER
-        else:
-            if not self.hijacked:
-                self._stream.unwatch()
-            self._closed.set()
+        if self._closed is not None and not self.hijacked:
+            self._stream.unwatch()
+        super().leave()
 
 
 class Http1Tunnel(Tunnel):

@@ -30,8 +30,8 @@ _starts_token = re.compile(TOKEN).match
 _is_protocol = re.compile(rb"%b(?:/%b)?" % (TOKEN, TOKEN)).fullmatch  # RFC 9110 §7.8
 _request_line = re.compile(rb"(%b) ([\x21\x22\x24-\x7e\x80-\xff]+) HTTP/([0-9])\.([0-9])" % TOKEN).fullmatch
 _authority = rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9\-._~!$&'()*+,;=%]+)"
-_is_host = re.compile(rb"(?:%b(?::[0-9]{0,5})?)?" % _authority).fullmatch  # RFC 9112 §3.2: may be empty
-_is_authority_form = re.compile(rb"%b:[0-9]{1,5}" % _authority).fullmatch  # RFC 9112 §3.2.3
+is_host = re.compile(rb"(?:%b(?::[0-9]{0,5})?)?" % _authority).fullmatch  # RFC 9112 §3.2: may be empty
+is_authority_form = re.compile(rb"%b:[0-9]{1,5}" % _authority).fullmatch  # RFC 9112 §3.2.3
 _absolute_form = re.compile(rb"(?i:https?)://(%b(?::[0-9]{0,5})?)(/[^?]*)?(?:\?(.*))?" % _authority).fullmatch
 _chunk_extension = rb'[ \t]*;[ \t]*%b(?:[ \t]*=[ \t]*(?:%b|"(?:[^"\\\x00-\x08\x0a-\x1f\x7f]|\\[\t -~\x80-\xff])*"))?'
 _chunk_line = re.compile(rb"([0-9A-Fa-f]{1,15})((?:%b)*)\r\n" % (_chunk_extension % (TOKEN, TOKEN))).match
@@ -133,7 +133,7 @@ def _request_head(
 def _other_form(method: str, target: bytes, host: bytes) -> tuple[bytes, bytes, bytes]:
     """Authority, path and query of an authority-, asterisk- or absolute-form target (RFC 9112 §3.2.2-§3.2.4)."""
     if method == "CONNECT":
-        if not _is_authority_form(target):
+        if not is_authority_form(target):
             raise PeerError(400, "CONNECT wants host:port")
         return target, b"", b""
     if target == b"*" and method == "OPTIONS":
@@ -174,7 +174,7 @@ def _not_a_request_line(line: bytes) -> str:
 
 def _check_host(host: bytes) -> None:
     """RFC 9112 §3.2. Two of them were joined by a comma and a space, which no host has."""
-    if not _is_host(host):
+    if not is_host(host):
         raise PeerError(400, "malformed Host, or more than one")
     if len(_known_hosts) < MAX_KNOWN_NAMES and len(host) <= MAX_KNOWN_NAME:
         _known_hosts.add(host)

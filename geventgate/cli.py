@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO, cast
 
 from geventgate import __version__
-from geventgate.config import LIMITS, PROXIES, TIMES, WEBSOCKETS, Config, flag, shown
+from geventgate.config import HTTP, LIMITS, PROXIES, TIMES, WEBSOCKETS, Config, flag, shown, speaks_http2
 from geventgate.errors import ConfigError
 from geventgate.settings import Setting, as_toml, configure, gather, meant, split
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from geventgate.logs import LogFile
     from geventgate.server.addresses import Bound
 
-TOLD_AT_START = (PROXIES, TIMES, LIMITS, WEBSOCKETS)
+TOLD_AT_START = (PROXIES, TIMES, LIMITS, HTTP, WEBSOCKETS)
 FAILED, USAGE = 1, 2  # exit statuses; a second INT has its own
 
 # Whoever was imported before patching and holds one of these may hold locks and sockets that block the whole server.
@@ -189,6 +189,11 @@ def argument_parser() -> argparse.ArgumentParser:
         if group not in groups:
             groups[group] = parser.add_argument_group(group)
         groups[group].add_argument(*flags(field), dest=field.name, **behaviour(field))
+        if field.metadata["switch"]:
+            name, value = field.metadata["switch"]
+            groups[group].add_argument(
+                name, dest=field.name, action="store_const", const=value, help=f"short for {flag(field)} {value}"
+            )
     return parser
 
 
@@ -250,7 +255,13 @@ def complain(message: str, status: int) -> int:
 
 def start_line(config: Config, name: str, addresses: list[str]) -> str:
     """Who serves what where, by which protocols, whom it believes, and which limits are off their defaults."""
-    line = f"geventgate {__version__} (pid {os.getpid()}) serves {name} on {', '.join(addresses)}: HTTP/1.1, WebSocket"
+    where = ", ".join(addresses)
+    speaks = ["HTTP/1.1", "WebSocket"]
+    if speaks_http2(config):
+        from geventgate.protocol.http2 import engine
+
+        speaks.insert(0, f"HTTP/2 ({engine(config.http2_engine).name})")
+    line = f"geventgate {__version__} (pid {os.getpid()}) serves {name} on {where}: {', '.join(speaks)}"
     changed = [
         f"{flag(field)} {shown(getattr(config, field.name))}"
         for field in fields(config)

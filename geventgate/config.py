@@ -22,6 +22,7 @@ APPLICATION = "the application"
 LOGS = "logs"
 TIMES = "times, in seconds"
 LIMITS = "limits"
+HTTP = "HTTP"
 WEBSOCKETS = "WebSockets"
 TLS = "TLS"
 
@@ -35,10 +36,15 @@ def option(
     metavar: str = "",
     positive: bool = False,
     check: Callable[[Any], object] | None = None,
+    switch: tuple[str, Any] | None = None,
 ) -> Any:
     """A *metavar* with "|" lists the choices. *positive*: 0 would mean a server that serves nothing. *check* is given
-    a value that fits otherwise, and raises ValueError saying what is wrong with it."""
-    metadata = {"group": group, "help": help, "short": short, "metavar": metavar, "positive": positive, "check": check}
+    a value that fits otherwise, and raises ValueError saying what is wrong with it. *switch* is another flag, that
+    stands for one value."""
+    metadata = {
+        "group": group, "help": help, "short": short, "metavar": metavar, "positive": positive, "check": check,
+        "switch": switch,
+    }  # fmt: skip
     return field(default=default, metadata=metadata)
 
 
@@ -223,6 +229,28 @@ class Config:
     tls_minimum: str = option("1.2", TLS, "the least version spoken", metavar="1.2|1.3")
     ciphers: str = option("", TLS, "suites of TLS 1.2, as OpenSSL writes them", metavar="CIPHERS")
 
+    http2: bool = option(True, HTTP, "speak HTTP/2 over TLS with clients that choose it (ALPN)")
+    http2_cleartext: str = option(
+        "off",
+        HTTP,
+        "speak HTTP/2 without TLS too, with clients that begin with it; --h2c for short",
+        metavar="off|prior-knowledge",
+        switch=("--h2c", "prior-knowledge"),
+    )
+    http2_engine: str = option(
+        "auto", HTTP, "what speaks it: auto is ngh2 where that is installed", metavar="auto|h2|ngh2"
+    )
+    http2_max_concurrent_streams: int = option(
+        100, HTTP, "requests and WebSockets at once on a connection", metavar="N", positive=True
+    )
+    http2_ping_interval: float = option(
+        20.0, HTTP, "between pings of a connection that is in use and quiet; 0 is never", metavar="S"
+    )
+    http2_ping_timeout: float = option(20.0, HTTP, "their answers may take", metavar="S", positive=True)
+    early_hints: bool = option(
+        False, HTTP, "offer wsgi.early_hints over HTTP/1.1 too: old clients may stumble over 103"
+    )
+
     ws_origins: tuple[str, ...] = option(
         (),
         WEBSOCKETS,
@@ -245,3 +273,8 @@ class Config:
                 raise ConfigError(f"{one.name} {wrong}")
         if self.proxy_protocol != "off" and not self.proxy_allow_from:
             raise ConfigError("--proxy-protocol needs --proxy-allow-from: the proxies that speak it")
+
+
+def speaks_http2(config: Config) -> bool:
+    """Whether anybody is spoken to in HTTP/2."""
+    return config.http2 if config.certfile or config.sni else config.http2_cleartext != "off"

@@ -67,6 +67,18 @@ class Exchange:
         """Send an interim response (1xx, RFC 9110 §15.2); before the head only."""
         raise NotImplementedError
 
+    @property
+    def can_push(self) -> bool:
+        """Whether push() may do something."""
+        return False
+
+    def push(self, path: bytes, fields: ResponseFields = ()) -> bool:
+        """Have a GET of *path*, with *fields*, answered before the peer asks (RFC 9113 §8.4); whether it will be.
+
+        Raises ApplicationError for what cannot be promised.
+        """
+        return False
+
     def send_head(self, status: str | int, fields: ResponseFields) -> None:
         """Check and hold the head of the final response; it leaves with the first content.
 

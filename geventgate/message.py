@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 Field = tuple[bytes, bytes]
 Fields = tuple[Field, ...]
@@ -72,15 +73,24 @@ class Tls:
     peer: Mapping[str, object]  # the same, decoded as ssl.SSLSocket.getpeercert() does; or empty
 
 
-class ResponseHead:
-    """A status and its fields, checked and on the wire's terms, without what the server adds."""
+class FieldLine(NamedTuple):
+    """One field of a response, checked."""
 
-    __slots__ = ("code", "wire", "content_length", "dated", "named", "closing", "faults")
+    wire: bytes  # the line, with its end, as HTTP/1 sends it
+    field: Field  # the pair that HTTP/2 sends: the name in lower case, the value without white space around it
+    minded: bool  # the server looks at it
+
+
+class ResponseHead:
+    """A status and its fields, checked, without what the server adds."""
+
+    __slots__ = ("code", "status_line", "lines", "content_length", "dated", "named", "closing", "faults")
 
     def __init__(
         self,
         code: int,
-        wire: bytes,
+        status_line: bytes,
+        lines: list[FieldLine],
         content_length: int,
         dated: bool,
         named: bool,
@@ -88,9 +98,20 @@ class ResponseHead:
         faults: tuple[str, ...],
     ) -> None:
         self.code = code
-        self.wire = wire  # status line and field lines
+        self.status_line = status_line  # of HTTP/1, with its end
+        self.lines = lines
         self.content_length = content_length  # as the application stated it, or -1
         self.dated = dated  # the application sent its own Date
         self.named = named  # and its own Server
         self.closing = closing  # the application asked for Connection: close
         self.faults = faults  # what was corrected, for the log
+
+    @property
+    def wire(self) -> bytes:
+        """Status line and field lines of HTTP/1."""
+        return b"".join([self.status_line, *[line.wire for line in self.lines]])
+
+    @property
+    def fields(self) -> list[Field]:
+        """The fields of HTTP/2."""
+        return [line.field for line in self.lines]

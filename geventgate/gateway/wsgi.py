@@ -60,15 +60,16 @@ class FileWrapper:
 
 
 class WsgiResponse:
-    """start_response() and write() of one request, and the ways out of HTTP."""
+    """start_response() and write() of one request, what can be sent besides, and the ways out of HTTP."""
 
-    __slots__ = ("_exchange", "_fields", "_hijacked", "_socket", "_started", "_status", "_websocket")
+    __slots__ = ("_exchange", "_fields", "_hijacked", "_socket", "_started", "_status", "_trailers", "_websocket")
 
     def __init__(self, exchange: Exchange, websocket: WebSocket | None) -> None:
         self._exchange = exchange
         self._websocket = websocket
         self._status: str | int | None = None
         self._fields: ResponseFields = ()
+        self._trailers: ResponseFields = ()
         self._started = False  # the head is out of our hands
         self._socket: TunnelSocket | None = None
         self._hijacked = False
@@ -133,6 +134,25 @@ class WsgiResponse:
             return True
         return self._websocket is not None and (self._websocket.accepted or self._websocket.refused)
 
+    def early_hints(self, headers: ResponseFields) -> None:
+        """``wsgi.early_hints``: send 103 with *headers* (RFC 8297), before the response. Raises ApplicationError."""
+        self._exchange.send_informational(103, headers)
+
+    def push(self, path: str, headers: ResponseFields = ()) -> bool:
+        """``geventgate.push``: have a GET of *path* (written as RAW_URI), with *headers*, answered before the client
+        asks (RFC 9113 §8.4). Whether it will be: clients seldom want it. Raises ApplicationError."""
+        try:
+            return self._exchange.push(path.encode("latin-1"), headers)
+        except UnicodeEncodeError:
+            raise ApplicationError(f"not latin-1 (PEP 3333): {path!r}") from None
+
+    def send_trailers(self, trailers: ResponseFields) -> None:
+        """``geventgate.send_trailers``: fields to send behind the content (RFC 9110 §6.5), called before its end.
+
+        Over HTTP/1.1 they need content of no stated length.
+        """
+        self._trailers = trailers
+
     def upgrade(self, headers: ResponseFields = (), protocol: str | None = None) -> TunnelSocket:
         """``geventgate.upgrade``: leave HTTP for *protocol*, or what the client prefers, and return what follows.
 
@@ -171,7 +191,7 @@ class WsgiResponse:
             data = _as_bytes(data)
         if not self._started:
             self._send_head()
-        self._exchange.finish(data)
+        self._exchange.finish(data, self._trailers)
 
 
 def _as_bytes(data: object) -> bytes:
@@ -197,6 +217,7 @@ class WsgiGateway:
         self._draining = draining
         self._errors = errors
         self._software = software
+        self._early_hints = config.early_hints
         self._websockets = WebSockets(config)
         forwarding = Forwarding(config)
         self._forwarding = forwarding if forwarding else None
@@ -220,7 +241,7 @@ class WsgiGateway:
             self._handle_websocket(exchange, environ)
             return
         response = WsgiResponse(exchange, None)
-        _offer_exits(environ, response, protocol, exchange.request.http_version)
+        _offer(environ, response, exchange, self._early_hints)
         try:
             response.send_result(self._application(environ, response.start_response))
         except BaseException as error:
@@ -237,11 +258,14 @@ class WsgiGateway:
             return
         websocket = WebSocket(exchange, handshake, self._websockets)
         websocket.environ = environ
-        environ["REQUEST_METHOD"] = "GET"  # over HTTP/2 it is CONNECT (RFC 8441 §4): the same URL, the same route
+        if exchange.request.http_version == "2":
+            # There it is CONNECT, without these fields (RFC 8441 §4); routers tell WebSockets by them, Werkzeug's too.
+            environ["REQUEST_METHOD"] = "GET"
+            environ["HTTP_CONNECTION"], environ["HTTP_UPGRADE"] = "Upgrade", "websocket"
         environ["wsgi.websocket"] = websocket
         environ["wsgi.websocket_version"] = "13"
         response = WsgiResponse(exchange, websocket)
-        _offer_exits(environ, response, exchange.request.protocol, exchange.request.http_version)
+        _offer(environ, response, exchange, self._early_hints)
         try:
             response.send_result(self._application(environ, response.start_response))
         except BaseException as error:
@@ -266,12 +290,23 @@ class WsgiGateway:
         return template
 
 
-def _offer_exits(environ: Environ, response: WsgiResponse, protocol: str | None, http_version: str) -> None:
-    if protocol is not None:
-        environ["geventgate.protocol"] = protocol
+def _offer(environ: Environ, response: WsgiResponse, exchange: Exchange, early_hints: bool) -> None:
+    """Put into *environ* what an application can do beyond PEP 3333. *early_hints*: over HTTP/1.1 too."""
+    request = exchange.request
+    if request.protocol is not None:
+        environ["geventgate.protocol"] = request.protocol
         environ["geventgate.upgrade"] = response.upgrade
-    if http_version != "2":
+    if request.http_version == "2":
+        environ["wsgi.early_hints"] = response.early_hints
+        if exchange.can_push:
+            environ["geventgate.push"] = response.push
+    else:
         environ["geventgate.hijack"] = response.hijack
+        if request.http_version == "1.0":
+            return
+        if early_hints:
+            environ["wsgi.early_hints"] = response.early_hints
+    environ["geventgate.send_trailers"] = response.send_trailers
 
 
 def _refuse_handshake(exchange: Exchange, error: PeerError) -> None:

@@ -6,13 +6,14 @@ ApplicationError (a response).
 """
 
 import re
+from collections.abc import Sequence
 from enum import Enum, auto
 from http import HTTPStatus
 from typing import NamedTuple
 
 from geventgate.errors import ApplicationError, NotSupported, PeerError
 from geventgate.exchange import ResponseFields, Text
-from geventgate.message import Field, Fields, RequestHead, ResponseHead
+from geventgate.message import Field, FieldLine, Fields, RequestHead, ResponseHead
 
 MAX_EMPTY_LINES = 4  # before a request line; old clients send one behind a POST (RFC 9112 §2.2)
 MAX_CHUNK_LINE = 256  # precedent: hyper caps extensions, nginx the line
@@ -20,6 +21,7 @@ MAX_CHUNK_EXTENSIONS = 16 * 1024  # a message; precedent: Go, hyper
 MAX_TRAILERS = 8 * 1024
 MAX_KNOWN_NAMES = 1024  # the name caches are bounded, and so are the names in them
 MAX_KNOWN_NAME = 64
+MAX_KNOWN_LINE = 96
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 CONTROLS = bytes([*range(9), *range(10, 32), 127])  # all but HTAB: never in a field value (RFC 9110 §5.5)
@@ -408,85 +410,103 @@ def response_content(request: RequestHead, code: int, stated: int, persistent: b
 
 
 # The connection is the server's (PEP 3333, "Other HTTP Features"); RFC 9110 §7.6.1 names them.
-HOP_BY_HOP = frozenset(("connection", "keep-alive", "proxy-connection", "te", "transfer-encoding", "upgrade"))
-_MINDED = HOP_BY_HOP | {"content-length", "date", "server"}
+HOP_BY_HOP = frozenset((b"connection", b"keep-alive", b"proxy-connection", b"te", b"transfer-encoding", b"upgrade"))
+_MINDED = HOP_BY_HOP | {b"content-length", b"date", b"server", b"priority"}
 
-_known_response_names: dict[str, str] = {}  # as the application spells it -> lower case
-_known_status: dict[str, tuple[int, str]] = {}  # as the application spells it -> code, status line
+_known_response_names: dict[str, bytes] = {}  # as the application spells it -> lower case
+_known_lines: dict[tuple[str, str], FieldLine] = {}  # as the application says them; begun anew when full
+_known_status: dict[str, tuple[int, bytes]] = {}  # as the application spells it -> code, status line
 
 
 def compose_response_head(status: str | int, fields: ResponseFields) -> ResponseHead:
     """Check what the application says and put it on the wire's terms. Raises ApplicationError."""
-    code, line = (_known_status.get(status) if type(status) is str else None) or _status_line(status)
-    wire = [line]
+    code, status_line = (_known_status.get(status) if type(status) is str else None) or _status_line(status)
+    lines: list[FieldLine] = []
     faults: tuple[str, ...] = ()
     content_length, dated, named, closing = -1, False, False, False
     for name, value in fields:
-        if type(name) is not str or type(value) is not str:
-            name, value = _as_text(name), _as_text(value)
-        lower = _known_response_names.get(name)
-        if lower is None:
-            lower = _response_name(name)
-        if lower in _MINDED:
-            if lower == "content-length":
+        line = _known_lines.get((name, value)) if type(name) is str and type(value) is str else None
+        if line is None:
+            line = field_line(name, value)
+        if line.minded:
+            lower, said = line.field
+            if lower == b"content-length":
                 if content_length >= 0:
                     faults += ("a second Content-Length",)
                     continue
-                content_length = _stated_length(value)
+                content_length = _stated_length(line.wire[len("content-length: ") : -2])  # as it will be sent
                 if code == 204 or code < 200:  # "A server MUST NOT send a Content-Length header field" (RFC 9110 §8.6)
                     continue
-            elif lower == "date":
+            elif lower == b"date":
                 if dated:
                     faults += ("a second Date",)
                     continue
                 dated = True
-            elif lower == "server":
+            elif lower == b"server":
                 named = True
-            elif lower == "connection" and value.strip().lower() in ("close", "keep-alive"):
-                closing = closing or value.strip().lower() == "close"  # a wish, and a common one
+            elif lower == b"connection" and said.lower() in (b"close", b"keep-alive"):
+                closing = closing or said.lower() == b"close"  # a wish, and a common one
                 continue
-            elif lower != "upgrade" or code != 426:
-                faults += (f"the hop-by-hop field {name}",)
+            elif lower in HOP_BY_HOP and (lower != b"upgrade" or code != 426):
+                faults += (f"the hop-by-hop field {_as_text(name)}",)
                 continue
-        wire.append(f"{name}: {value}\r\n")
-    return ResponseHead(code, encode_lines(wire), content_length, dated, named, closing, faults)
+        lines.append(line)
+    return ResponseHead(code, status_line, lines, content_length, dated, named, closing, faults)
 
 
-def encode_lines(lines: list[str]) -> bytes:
-    """Join *lines*, each with its CRLF. Raises ApplicationError for any other control character: a response is never
-    split (CWE-113)."""
+def field_line(name: Text, value: Text) -> FieldLine:
+    """Check a field. Raises ApplicationError, for any control character too: a response is never split (CWE-113)."""
+    text, said = _as_text(name), _as_text(value)
+    lower = _known_response_names.get(text) or _response_name(text)
     try:
-        wire = "".join(lines).encode("latin-1")
-    except UnicodeEncodeError as error:
-        raise ApplicationError(f"not latin-1 (PEP 3333): {error.object!r}") from None
-    if len(wire.translate(None, CONTROLS)) + 2 * len(lines) != len(wire):
-        raise ApplicationError(f"a control character in the head: {''.join(lines)!r}")
-    return wire
+        wire = f"{text}: {said}\r\n".encode("latin-1")
+    except UnicodeEncodeError:
+        raise ApplicationError(f"not latin-1 (PEP 3333): {text}: {said!r}") from None
+    if len(wire.translate(None, CONTROLS)) + 2 != len(wire):
+        raise ApplicationError(f"a control character in the head: {text}: {said!r}")
+    line = FieldLine(wire, (lower, wire[len(text) + 2 : -2].strip(b" \t")), lower in _MINDED)
+    # Found here again as it is: what most responses say. No secrets, and nothing that differs each time.
+    if len(wire) <= MAX_KNOWN_LINE and lower != b"set-cookie" and type(name) is str and type(value) is str:
+        if len(_known_lines) >= MAX_KNOWN_NAMES:
+            _known_lines.clear()
+        _known_lines[name, value] = line
+    return line
 
 
 def check_final(head: ResponseHead, request: RequestHead) -> None:
-    """Raises ApplicationError for a status that cannot answer *request*."""
+    """Raises ApplicationError for a status that cannot answer *request*, and PeerError 501 when none was meant to."""
     if head.code < 200:
         raise ApplicationError(f"{head.code} is not a final status")
-    if head.code < 300 and request.protocol == "":  # the client would take what follows for the tunnel
+    if head.code < 300 and request.method == "CONNECT":  # the client would take what follows for the tunnel
+        if request.protocol:  # extended CONNECT (RFC 8441 §4), and the application knows nothing of it
+            raise PeerError(501, f"nothing here speaks {request.protocol}")
         raise ApplicationError(f"{head.code} to CONNECT is said by opening the tunnel")
 
 
-def compose_informational(status: int, fields: ResponseFields) -> bytes:
-    """An interim response, whole (RFC 9110 §15.2)."""
+def compose_interim_head(status: int, fields: ResponseFields) -> ResponseHead:
+    """An interim response (RFC 9110 §15.2)."""
     if not 100 < status < 200 or status == 101:
         raise ApplicationError(f"{status} is not an interim response")
-    return compose_response_head(status, fields).wire + b"\r\n"
+    return compose_response_head(status, fields)
+
+
+def compose_informational(status: int, fields: ResponseFields) -> bytes:
+    """The same, whole."""
+    return compose_interim_head(status, fields).wire + b"\r\n"
+
+
+def compose_connected(fields: ResponseFields) -> ResponseHead:
+    """The 200 that makes a CONNECT's connection a tunnel (RFC 9110 §9.3.6)."""
+    # "A server MUST NOT send any Transfer-Encoding or Content-Length header fields"
+    return compose_response_head(200, [field for field in fields if _as_text(field[0]).lower() != "content-length"])
 
 
 def compose_upgrade(protocol: str, fields: ResponseFields) -> bytes:
-    """The head that leaves HTTP (RFC 9110 §7.8); for CONNECT, whose *protocol* is "", a 200 (§9.3.6)."""
+    """The head that leaves HTTP, whole (RFC 9110 §7.8); for CONNECT *protocol* is ""."""
     if not protocol:
-        # "A server MUST NOT send any Transfer-Encoding or Content-Length header fields"
-        fields = [field for field in fields if _as_text(field[0]).lower() != "content-length"]
-        return compose_response_head(200, fields).wire + b"\r\n"
-    lines = compose_response_head(101, fields).wire
-    return lines + encode_lines([f"Upgrade: {protocol}\r\n", "Connection: Upgrade\r\n"]) + b"\r\n"
+        return compose_connected(fields).wire + b"\r\n"
+    head = compose_response_head(101, fields)
+    return head.wire + field_line("Upgrade", protocol).wire + b"Connection: Upgrade\r\n\r\n"
 
 
 def encode_chunk(data: bytes) -> tuple[bytes, bytes, bytes]:
@@ -494,25 +514,30 @@ def encode_chunk(data: bytes) -> tuple[bytes, bytes, bytes]:
     return b"%x\r\n" % len(data), data, b"\r\n"
 
 
-def encode_last_chunk(trailers: ResponseFields) -> bytes:
-    """The end of chunked content (RFC 9112 §7.1.2). Raises ApplicationError."""
-    if not trailers:
-        return b"0\r\n\r\n"
-    lines = ["0\r\n"]
-    for name, value in trailers:
-        text = _as_text(name)
-        if _response_name(text) in _MINDED:
-            raise ApplicationError(f"{text} cannot be a trailer (RFC 9110 §6.5.1)")
-        lines.append(f"{text}: {_as_text(value)}\r\n")
-    return encode_lines(lines) + b"\r\n"
+def encode_last_chunk(trailers: Sequence[FieldLine] = ()) -> bytes:
+    """The end of chunked content (RFC 9112 §7.1.2)."""
+    return b"".join([b"0\r\n", *[line.wire for line in trailers], b"\r\n"])
 
 
-def _status_line(status: str | int) -> tuple[int, str]:
+def compose_trailers(fields: ResponseFields) -> list[FieldLine]:
+    """Check trailer fields. Raises ApplicationError."""
+    lines = [field_line(name, value) for name, value in fields]
+    for line in lines:
+        if line.minded:
+            raise ApplicationError(f"{line.field[0].decode('ascii')} cannot be a trailer (RFC 9110 §6.5.1)")
+    return lines
+
+
+def _status_line(status: str | int) -> tuple[int, bytes]:
     text = f"{status} {reason(status)}" if isinstance(status, int) else status
     if not isinstance(text, str) or not _is_status(text):
         raise ApplicationError(f"malformed status {status!r}")
-    line = f"HTTP/1.1 {text}\r\n" if len(text) > 3 else f"HTTP/1.1 {text} \r\n"
-    encode_lines([line])
+    try:
+        line = f"HTTP/1.1 {text}{' ' if len(text) == 3 else ''}\r\n".encode("latin-1")
+    except UnicodeEncodeError:
+        raise ApplicationError(f"not latin-1 (PEP 3333): {text!r}") from None
+    if len(line.translate(None, CONTROLS)) + 2 != len(line):
+        raise ApplicationError(f"a control character in the status: {text!r}")
     if len(_known_status) < MAX_KNOWN_NAMES and len(text) <= MAX_KNOWN_NAME and isinstance(status, str):
         _known_status[status] = (int(text[:3]), line)
     return int(text[:3]), line
@@ -526,10 +551,10 @@ def reason(code: int) -> str:
         return ""
 
 
-def _response_name(name: str) -> str:
+def _response_name(name: str) -> bytes:
     if not name.isascii() or not _is_token(name.encode("ascii")):
         raise ApplicationError(f"malformed field name {name!r}")
-    lower = name.lower()
+    lower = name.lower().encode("ascii")
     if len(_known_response_names) < MAX_KNOWN_NAMES and len(name) <= MAX_KNOWN_NAME:
         _known_response_names[name] = lower
     return lower
@@ -543,7 +568,7 @@ def _as_text(value: Text) -> str:
     raise ApplicationError(f"a field is neither str nor bytes: {value!r}")
 
 
-def _stated_length(value: str) -> int:
-    if not (value.isascii() and value.isdigit() and len(value) < 19):
+def _stated_length(value: bytes) -> int:
+    if not (value.isdigit() and len(value) < 19):
         raise ApplicationError(f"malformed Content-Length {value!r}")
     return int(value)

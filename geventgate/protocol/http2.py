@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 from geventgate.errors import ConfigError, PeerError
 from geventgate.message import Field, Fields, RequestHead
@@ -41,10 +41,9 @@ class Limits:
     """
 
     streams: int = 100
-    # Octets that may come unread. The connection's is what all streams have together, and some to spare for those
-    # that are read (widen()): whoever does not read holds up nobody else.
+    # Octets that may come unread: of a stream, and to spare for those that are read (widen()).
     stream_window: int = 64 * KIB - 1
-    connection_window: int = 8 * KIB * KIB
+    spare_window: int = 2 * KIB * KIB
     fields: int = 100  # of a request: 431. An engine cuts at twice as many, and at twice the size
     field_section: int = 32 * KIB  # octets, counted as RFC 9113 §6.5.2 does
     continuations: int = 8  # frames of one field section (CVE-2024-27316)
@@ -52,7 +51,12 @@ class Limits:
     acknowledgements: int = 1000  # of SETTINGS and PING that the peer has not taken (CVE-2019-9512, -9515)
     resets: tuple[int, int] = (200, 33)  # by either side (CVE-2023-44487, CVE-2025-8671)
     control: tuple[int, int] = (1000, 100)  # frames without content (CVE-2019-9511, -9513, -9516, -9518)
-    low_water: int = 64 * KIB  # octets queued of one stream, at or under which it is writable again
+    low_water: int = 32 * KIB  # octets queued of one stream, at or under which it is writable again
+
+    @property
+    def connection_window(self) -> int:
+        """What all streams have together, and the spare: whoever does not read holds up nobody else."""
+        return self.streams * self.stream_window + self.spare_window
 
 
 # --- events, from an engine to the server
@@ -120,6 +124,8 @@ Event = Request | Data | Trailers | Reset | Writable | Goaway | Pong
 class Engine(Protocol):
     """One connection, the server's side. Nothing here blocks, or raises for a fault of the peer: that becomes frames
     and events. Streams are named by their identifiers. Data is never copied on the way in, and must not change."""
+
+    name: ClassVar[str]
 
     def __init__(self, limits: Limits) -> None:
         """SETTINGS, and the connection's window, are queued at once."""
@@ -222,17 +228,20 @@ def engine(name: str = "auto") -> type[Engine]:
 
 # --- what a message may be (RFC 9113 §8.2, §8.3; RFC 8441 §4)
 
-MAX_KNOWN = 1024  # the caches are bounded, and so are the values in them
-MAX_KNOWN_SIZE = 64
+MAX_KNOWN = 1024  # the caches are emptied when they are full, and what is in them is small
+MAX_KNOWN_SIZE = 256
 
 _is_name = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+").fullmatch  # "field names MUST be lowercase"
 _is_token = re.compile(TOKEN).fullmatch
-METHODS = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS", b"CONNECT"))
+METHODS = {
+    name.encode(): name for name in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT", "TRACE")
+}
 NOT_IN_PATH = bytes([*range(33), ord("#"), 127])  # as in HTTP/1's request line
 # "An endpoint MUST NOT generate an HTTP/2 message containing connection-specific header fields" (§8.2.2)
 CONNECTION_SPECIFIC = frozenset((b"connection", b"proxy-connection", b"keep-alive", b"transfer-encoding", b"upgrade"))
-
-_known_names: set[bytes] = set()  # found well formed, and not judged by their values
+# Requests of one client hardly differ; HPACK lives by that, and so does this: fields that are well formed and say
+# nothing of the message itself, and their sizes.
+_known_fields: dict[Field, int] = {}
 _known_authorities: set[bytes] = set()
 
 
@@ -242,58 +251,70 @@ def check_request(headers: Sequence[Field], ended: bool) -> RequestHead | None:
     *ended*: no content follows. The size is counted as in §6.5.2. What is too much is the caller's to judge.
     """
     method = scheme = authority = path = protocol = host = length = expect = None
+    at = size = 0
+    for name, value in headers:
+        if name == b":path" and path is None:
+            path = value
+        elif name == b":method" and method is None:
+            method = value
+        elif name == b":scheme" and scheme is None:
+            scheme = value
+        elif name == b":authority" and authority is None:
+            authority = value
+        elif name == b":protocol" and protocol is None:
+            protocol = value
+        else:
+            break
+        size += 32 + len(name) + len(value)
+        at += 1
+    # "All pseudo-header fields MUST appear in a field block before all regular field lines": from here on a colon is
+    # just a character that no name has.
     cookies: list[bytes] = []
     fields: list[Field] = []
-    size = 32 * len(headers)
-    for pair in headers:
+    unknown: list[Field] = []
+    for pair in headers[at:]:
+        known = _known_fields.get(pair)
+        if known is not None:
+            fields.append(pair)
+            size += known
+            continue
         name, value = pair
-        size += len(name) + len(value)
-        if name in _known_names:
-            fields.append(pair)
-        elif name[:1] == b":":
-            # "All pseudo-header fields MUST appear in a field block before all regular field lines"
-            if fields:
-                return None
-            if name == b":method" and method is None:
-                method = value
-            elif name == b":path" and path is None:
-                path = value
-            elif name == b":scheme" and scheme is None:
-                scheme = value
-            elif name == b":authority" and authority is None:
-                authority = value
-            elif name == b":protocol" and protocol is None:
-                protocol = value
-            else:
-                return None
-        elif name == b"cookie":
+        size += 32 + len(name) + len(value)
+        if name == b"cookie":
+            unknown.append(pair)
             cookies.append(value)
-            if len(cookies) == 1:
-                fields.append(pair)
-        else:
-            if name == b"host":
-                if host is not None:
-                    return None
-                host = value
-            elif name == b"content-length":
-                if length is not None or not value.isdigit() or len(value) > 18:
-                    return None
-                length = value
-            elif name == b"expect":
-                expect = value if expect is None else expect + b", " + value
-            elif not _check_name(name, value):
+            if len(cookies) > 1:
+                continue
+        elif name == b"host":
+            if host is not None:
                 return None
-            fields.append(pair)
-    if method is None or not _check_values(fields):
-        return None
-    if len(cookies) > 1:
-        if not _check_values([(b"cookie", crumb) for crumb in cookies]):
+            host = value
+        elif name == b"content-length":
+            if length is not None or not value.isdigit() or len(value) > 18:
+                return None
+            length = value
+        else:
+            if not _check_name(name, value):
+                return None
+            unknown.append(pair)
+            if name == b"expect":
+                expect = value if expect is None else expect + b", " + value
+        fields.append(pair)
+    if unknown:
+        if not _check_values(unknown):
             return None
+        _learn(unknown)
+    if len(cookies) > 1:
         # "these MUST be concatenated into a single octet string using the two-octet delimiter of 0x3b, 0x20" (§8.2.3)
         joined = b"; ".join(cookies)
         fields = [(name, joined) if name == b"cookie" else (name, value) for name, value in fields]
-    if method not in METHODS and not _is_token(method):
+    if method is None:
         return None
+    known_method = METHODS.get(method)
+    if known_method is None:
+        if not _is_token(method):
+            return None
+        known_method = method.decode("ascii")
     if authority is None:
         authority = host
     elif host is not None and host.lower() != authority.lower():
@@ -323,7 +344,7 @@ def check_request(headers: Sequence[Field], ended: bool) -> RequestHead | None:
         return None
     path, _, query = path.partition(b"?")
     return RequestHead(  # by position: half the price
-        method.decode("ascii"), target, "2", tuple(fields), "http", authority, path, query,
+        known_method, target, "2", tuple(fields), "http", authority, path, query,
         None if protocol is None else protocol.decode("ascii"), size, None, length, None, expect, None,
     )  # fmt: skip
 
@@ -336,9 +357,7 @@ def check_trailers(headers: Sequence[Field]) -> Fields | None:
     if sum(len(name) + len(value) for name, value in headers) > MAX_TRAILERS:
         raise PeerError(431, "the trailers are too large")
     for name, value in headers:
-        if name not in _known_names and name not in GOVERNING and not _check_name(name, value):
-            return None
-        if name in CONNECTION_SPECIFIC:
+        if not _check_name(name, value):
             return None
     if not _check_values(headers):
         return None
@@ -350,11 +369,7 @@ def _check_name(name: bytes, value: bytes) -> bool:
     if name == b"te":
         # "MUST NOT contain any value other than "trailers""
         return value.lower() == b"trailers"
-    if not _is_name(name) or name in CONNECTION_SPECIFIC:
-        return False
-    if len(_known_names) < MAX_KNOWN and len(name) <= MAX_KNOWN_SIZE and name not in GOVERNING and name != b"cookie":
-        _known_names.add(name)
-    return True
+    return _is_name(name) is not None and name not in CONNECTION_SPECIFIC
 
 
 def _check_values(fields: Sequence[Field]) -> bool:
@@ -366,11 +381,24 @@ def _check_values(fields: Sequence[Field]) -> bool:
     return b"\n " not in joined and b" \n" not in joined and b"\n\t" not in joined and b"\t\n" not in joined
 
 
+def _learn(fields: Sequence[Field]) -> None:
+    """Some that have been found well formed."""
+    for field in fields:
+        name, value = field
+        size = 32 + len(name) + len(value)
+        if size <= MAX_KNOWN_SIZE and name != b"cookie" and name != b"expect":
+            if len(_known_fields) >= MAX_KNOWN:
+                _known_fields.clear()
+            _known_fields[field] = size
+
+
 def _check_authority(authority: bytes | None) -> bool:
     """ "An origin server [...] MUST" have :authority or Host, and it names a host (§8.3.1)."""
     if not authority or not is_host(authority):
         return False
-    if len(_known_authorities) < MAX_KNOWN and len(authority) <= MAX_KNOWN_SIZE:
+    if len(authority) <= MAX_KNOWN_SIZE:
+        if len(_known_authorities) >= MAX_KNOWN:
+            _known_authorities.clear()
         _known_authorities.add(authority)
     return True
 

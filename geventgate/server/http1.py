@@ -23,6 +23,7 @@ from geventgate.protocol.http1 import (
     choose_protocol,
     compose_informational,
     compose_response_head,
+    compose_trailers,
     compose_upgrade,
     encode_chunk,
     encode_last_chunk,
@@ -329,14 +330,17 @@ class Http1Exchange(CarriedExchange):
             return 0
 
     def finish(self, data: bytes = b"", trailers: ResponseFields = ()) -> None:
+        lines = compose_trailers(trailers) if trailers else ()
         if self._said is HEAD_HELD:
             self._write_head(-1 if trailers else len(data))
         if data:
             self._write_content(data)
         elif self._said is not HEAD_SENT:
             raise ApplicationError("content outside of a response")
+        if trailers and self._framing is not CHUNKED:
+            observe.warn_once("trailers", f"{self}: trailers need chunked content; they were dropped")
         if self._framing is CHUNKED:
-            self._stream.write(encode_last_chunk(trailers))
+            self._stream.write(encode_last_chunk(lines))
         else:
             self._cut = self._falls_short()
         self._stream.flush()
@@ -351,7 +355,7 @@ class Http1Exchange(CarriedExchange):
         if head.closing or self._continue_due or self._service.draining.is_set() or self._too_much_unread():
             self._persistent = False
         framing = self._framing = response_content(request, head.code, stated, self._persistent)
-        wire = [head.wire]
+        wire = [head.status_line, *[line.wire for line in head.lines]]
         if framing is KNOWN_LENGTH:
             self._left = stated
             if head.content_length < 0:

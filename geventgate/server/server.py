@@ -22,10 +22,11 @@ from geventgate.server.addresses import Bound, listen_all, parse_bind, url
 from geventgate.server.certificates import certificates
 from geventgate.server.clock import CLOCK
 from geventgate.server.http1 import Http1Connection
+from geventgate.server.opening import CleartextOpening
 from geventgate.server.proxy import ProxyOpening
 from geventgate.server.service import Connection, Service
 from geventgate.server.stream import Stream
-from geventgate.server.tls import PROTOCOLS, Opening
+from geventgate.server.tls import TlsOpening
 from geventgate.trust import Peers
 
 SPARE_FILES = 64  # descriptors left to the application, and to us for logs
@@ -107,10 +108,12 @@ class Listener(StreamServer):  # type: ignore[misc]
         service = self._server.service
         stream = Stream(sock)
         connection: Connection
-        if self._server.certificates is None:
+        if self._server.certificates is not None:
+            connection = TlsOpening(stream, peer, local, service, self._server.certificates)
+        elif service.config.http2_cleartext == "off":
             connection = Http1Connection(stream, peer, local, service)
         else:
-            connection = Opening(stream, peer, local, service, self._server.certificates)
+            connection = CleartextOpening(stream, peer, local, service)
         service.enter(connection)
         return connection
 
@@ -135,7 +138,7 @@ class Server:
         for bind in config.bind:
             parse_bind(bind)
         self.config = config
-        self.certificates = certificates(config, list(PROTOCOLS))
+        self.certificates = certificates(config, ["h2", "http/1.1"] if config.http2 else ["http/1.1"])
         self.service = Service(config, gateway.handle, draining)
         self.service.on_leave = self._left
         self._gateway = gateway

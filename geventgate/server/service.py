@@ -5,9 +5,10 @@ from typing import Protocol
 
 from gevent.event import Event
 
-from geventgate.config import Config
+from geventgate.config import Config, speaks_http2
 from geventgate.exchange import Exchange
 from geventgate.protocol.http1 import HeadLimits
+from geventgate.protocol.http2 import Engine, Limits, engine
 from geventgate.server.workers import Workers
 
 
@@ -21,11 +22,19 @@ class Connection(Protocol):
 
 
 class Service:
+    """Raises ConfigError when the HTTP/2 engine does not import."""
+
     def __init__(self, config: Config, handle: Callable[[Exchange], None], draining: Event) -> None:
         # Set once.
         self.config = config
         self.handle = handle
         self.head_limits = HeadLimits(config.limit_request_line, config.limit_request_fields, config.limit_request_head)
+        self.http2_engine: type[Engine] | None = engine(config.http2_engine) if speaks_http2(config) else None
+        self.http2_limits = Limits(
+            streams=config.http2_max_concurrent_streams,
+            fields=config.limit_request_fields,
+            field_section=config.limit_request_head,
+        )
         self.draining = draining
         self.workers = Workers()
         # Grows and shrinks with every connection.

@@ -21,7 +21,8 @@ from geventgate.message import Tls
 from geventgate.protocol.http1 import compose_response_head
 from geventgate.server.certificates import Certificates, Session
 from geventgate.server.clock import CLOCK
-from geventgate.server.http1 import Http1Connection, linger
+from geventgate.server.http1 import linger
+from geventgate.server.opening import Opening
 from geventgate.server.service import Connection, Service
 from geventgate.server.stream import Stream
 
@@ -32,52 +33,23 @@ PLAIN = b"This port speaks HTTPS, and the request came as plain HTTP.\n"
 
 log = logging.getLogger("geventgate")
 
-Speak = Callable[[Stream, Address, Address, Service, Tls], Connection]
 
-# What ALPN may choose (RFC 7301), the preferred first; the first one also serves who chooses nothing.
-PROTOCOLS: dict[str, Speak] = {"http/1.1": Http1Connection}
-
-
-class Opening:
-    """A connection until its handshake is over: then another one, of the protocol chosen, takes its place.
+class TlsOpening(Opening):
+    """A connection until its handshake is over, which chooses the protocol (RFC 7301).
 
     *stream* is a plain one; what it has received already is the handshake's beginning.
     """
 
-    __slots__ = ("_certificates", "_local", "_peer", "_service", "_stream", "_worker")
+    __slots__ = ("_certificates",)
 
     def __init__(
         self, stream: Stream, peer: Address, local: Address, service: Service, certificates: Certificates
     ) -> None:
-        # Set once.
-        self._peer = peer
-        self._local = local
-        self._service = service
+        super().__init__(stream, peer, local, service, service.config.tls_handshake_timeout)
         self._certificates = certificates
-        # Owned by open(); the sweep looks.
-        self._stream = stream
-        self._worker: Any = None
-        stream.deadline = CLOCK.now + service.config.tls_handshake_timeout
-
-    def start(self) -> None:
-        self._worker = self._service.workers.run(self._work)
-
-    def _work(self) -> None:
-        successor = None
-        try:
-            successor = self.open()
-        finally:
-            self._worker = None
-            if successor is None:
-                self._stream.close()
-            else:
-                self._service.enter(successor)
-                if self._service.draining.is_set():
-                    successor.drain()
-            self._service.leave(self)
 
     def open(self) -> Connection | None:
-        """Shake hands. Returns who serves the connection from now on, or None: then nobody does."""
+        """Shake hands."""
         stream = self._stream
         try:
             if not stream.inbox and not stream.receive():
@@ -98,7 +70,7 @@ class Opening:
                 linger(stream)  # a TLS 1.3 client has sent its request by now; a reset would destroy the alert
             return None
         tls = stream.describe()
-        return PROTOCOLS[tls.alpn or next(iter(PROTOCOLS))](stream, self._peer, self._local, self._service, tls)
+        return self._speak(tls.alpn or "http/1.1", tls)
 
     def _refuse_plain(self) -> None:
         """Tell who speaks plain HTTP, in plain HTTP."""
@@ -108,21 +80,6 @@ class Opening:
         head = compose_response_head(400, [("Content-Type", "text/plain"), ("Content-Length", str(len(PLAIN)))])
         self._stream.write(head.wire + b"Connection: close\r\n" + CLOCK.server_and_date + PLAIN)
         linger(self._stream)
-
-    # --- called by the server, in the hub
-
-    def sweep(self, now: float) -> None:
-        if self._worker is not None:
-            config = self._service.config
-            self._stream.sweep(now, False, config.min_rate, config.write_timeout)
-
-    def drain(self) -> None:
-        """Nothing: a handshake takes a moment, and the request behind it is served."""
-
-    def kill(self) -> None:
-        if self._worker is None or not self._worker.unwind():
-            self._stream.close()
-            self._service.leave(self)
 
 
 class Deciphering:

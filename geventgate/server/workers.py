@@ -4,14 +4,18 @@ Nothing leaks from one job to the next: requests run in contexts of their own (h
 (so a patched ``threading.local`` too) has registered to be cleaned up at the greenlet's end is cleaned up at the job's.
 """
 
+from collections import deque
 from collections.abc import Callable
-from typing import Any
+from time import perf_counter
+from typing import Any, Generic, TypeVar
 
 from gevent import Greenlet, get_hub, getcurrent
 
 MAX_IDLE = 256  # of a few kilobytes each
+TURN_SECONDS = 0.005  # one connection's requests may take before other connections have their turn
 
 Job = Callable[[], None]
+Item = TypeVar("Item")
 
 
 class Worker(Greenlet):  # type: ignore[misc]
@@ -53,9 +57,14 @@ class Worker(Greenlet):  # type: ignore[misc]
 
     def _end_job(self) -> None:
         self._job = None
-        forget, self._forget = self._forget, []
-        for callback in forget:
-            callback(self)
+        self.forget()
+
+    def forget(self) -> None:
+        """What runs here next shall find no locals of what ran before."""
+        if self._forget:
+            forget, self._forget = self._forget, []
+            for callback in forget:
+                callback(self)
 
 
 class Workers:
@@ -79,3 +88,45 @@ class Workers:
         """End the idle ones."""
         while self._idle:
             self._run_callback(self._idle.pop().switch, None)
+
+
+class Turns(Generic[Item]):
+    """Has *serve* called with one item after the other, in as few greenlets as do not block.
+
+    Before each item another worker is made due if more are pending: one that blocks holds up nobody.
+    """
+
+    __slots__ = ("_due", "_pending", "_rest", "_serve", "_workers")
+
+    def __init__(self, workers: Workers, serve: Callable[[Item], None]) -> None:
+        self._workers = workers
+        self._serve = serve
+        self._pending: deque[Item] = deque()
+        self._due = False
+        self._rest = False
+
+    def add(self, item: Item) -> None:
+        self._pending.append(item)
+        if not self._due:
+            self._due = True
+            self._workers.run(self._work)
+
+    def _work(self) -> None:
+        if self._rest:
+            self._rest = False
+            hub = get_hub()
+            hub.wait(hub.loop.timer(0.0))  # so that the hub looks at other connections' sockets
+        self._due = False
+        pending = self._pending
+        worker = getcurrent()
+        end = perf_counter() + TURN_SECONDS
+        while pending and not self._rest:
+            item = pending.popleft()
+            if pending and not self._due:
+                self._due = True
+                self._workers.run(self._work)
+            try:
+                self._serve(item)
+            finally:
+                worker.forget()
+            self._rest = self._due and perf_counter() > end

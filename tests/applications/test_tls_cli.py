@@ -75,7 +75,7 @@ def secured(server, authority) -> ssl.SSLSocket:
 def test_versions(server, curl, option, version):
     shown = json.loads(curl(server, f"--tlsv{option}", "--tls-max", option))
     assert (shown["wsgi.url_scheme"], shown["HTTPS"], shown["SSL_PROTOCOL"]) == ("https", "on", version)
-    assert shown["tls"] == [version, shown["SSL_CIPHER"], "localhost", "http/1.1", None]
+    assert shown["tls"] == [version, shown["SSL_CIPHER"], "localhost", "h2", None]
     assert shown["SSL_TLS_SNI"] == "localhost"
     assert shown["SSL_CLIENT_VERIFY"] == "NONE"
     assert "SSL_CLIENT_S_DN" not in shown
@@ -145,7 +145,8 @@ def test_names(gate, curl, authority, pair):
 
 @pytest.mark.needs("curl")
 def test_the_start_up_line_and_plain_http(server):
-    assert f" on https://127.0.0.1:{server.port}: HTTP/1.1, WebSocket" in server.stderr()
+    assert f" on https://127.0.0.1:{server.port}: HTTP/2 (" in server.stderr()
+    assert "), HTTP/1.1, WebSocket" in server.stderr()
     answer = subprocess.run(["curl", "-sS", f"{server.url}/"], capture_output=True, text=True, check=True).stdout
     assert answer == "This port speaks HTTPS, and the request came as plain HTTP.\n"
 

@@ -88,3 +88,16 @@ def sockets(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable
         for message in websocket:
             websocket.send(message if environ["PATH_INFO"] == "/echo" else str(len(message)))
     return []
+
+
+def mirror(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    """Answers with the method, how much content came, and the fields User-Agent and X-Test; /late waits before."""
+    import gevent
+
+    if environ["PATH_INFO"] == "/late":
+        gevent.sleep(1)
+    content = environ["wsgi.input"].read()
+    agent, test = environ.get("HTTP_USER_AGENT", ""), environ.get("HTTP_X_TEST", "")
+    answer = f"{environ['REQUEST_METHOD']}, {len(content)} octets, User-Agent: {agent}, X-Test: {test}".encode()
+    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", str(len(answer)))])
+    return [answer]

@@ -51,6 +51,7 @@ from geventgate.protocol.handshake import (
 from geventgate.protocol.http1 import (
     compose_informational,
     compose_response_head,
+    compose_trailers,
     compose_upgrade,
     encode_last_chunk,
     expects_continue,
@@ -253,7 +254,7 @@ def response(data: bytes) -> None:
     status, *lines = data.decode("utf-8", "surrogateescape").split("\x1e")
     fields = [(name, value) for name, _, value in (line.partition("\x1f") for line in lines)]
     with suppress(ApplicationError):
-        lines_of(encode_last_chunk(fields), len(fields) + 3)
+        lines_of(encode_last_chunk(compose_trailers(fields)), len(fields) + 3)
     with suppress(ApplicationError):
         lines_of(compose_informational(103, fields), len(fields) + 3)
     with suppress(ApplicationError):

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from geventgate.errors import ApplicationError, PeerError
 from geventgate.message import Fields, RequestHead
+from geventgate.protocol import http1
 from geventgate.protocol.http1 import (
     DEFAULT_LIMITS,
     GOVERNING,
@@ -27,11 +28,12 @@ from geventgate.protocol.http1 import (
     HeadLimits,
     compose_informational,
     compose_response_head,
+    compose_trailers,
     compose_upgrade,
     encode_chunk,
     encode_last_chunk,
-    encode_lines,
     expects_continue,
+    field_line,
     parse_request_head,
     persists,
     reason,
@@ -630,7 +632,7 @@ def test_no_control_reaches_the_wire(control: str) -> None:
             with pytest.raises(ApplicationError):
                 wire("200 OK", form)
             with pytest.raises(ApplicationError):
-                encode_last_chunk(form)
+                compose_trailers(form)
             with pytest.raises(ApplicationError):
                 compose_upgrade("websocket", form)
             with pytest.raises(ApplicationError):
@@ -719,17 +721,34 @@ def test_upgrade() -> None:
 
 def test_last_chunk() -> None:
     assert b"".join(encode_chunk(b"hello, world")) == b"c\r\nhello, world\r\n"
-    assert encode_last_chunk(()) == LAST
-    assert encode_last_chunk([("A", "b"), (b"C", b"d")]) == b"0\r\nA: b\r\nC: d\r\n\r\n"
+    assert encode_last_chunk() == LAST
+    assert encode_last_chunk(compose_trailers([("A", "b"), (b"C", b"d")])) == b"0\r\nA: b\r\nC: d\r\n\r\n"
     for name in ("Content-Length", "transfer-encoding", "Connection", "", "A b"):
         with pytest.raises(ApplicationError):
-            encode_last_chunk([(name, "1")])
+            compose_trailers([(name, "1")])
 
 
-def test_lines() -> None:
-    assert encode_lines(["A: b\r\n", "C: \xe9\t\r\n"]) == b"A: b\r\nC: \xe9\t\r\n"
-    with pytest.raises(ApplicationError):
-        encode_lines(["A: b\r\nC: d\r\n"])
+def test_field_line() -> None:
+    line = field_line("X-A", " b\xe9\t")
+    assert line == (b"X-A:  b\xe9\t\r\n", (b"x-a", b"b\xe9"), False)
+    assert field_line(b"X-A", b" b\xe9\t") == line
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "known"),
+    [("A", "b", True), ("Set-Cookie", "a=b", False), ("A", "b" * 100, False), (b"A", b"b", False)],
+)
+def test_known_lines(name: Any, value: Any, known: bool) -> None:
+    """What is said again is not composed again, unless it is a secret or long."""
+    first, second = (compose_response_head(200, [(name, value)]).lines[0] for _ in range(2))
+    assert first == second
+    assert (first is second) is known
+
+
+def test_known_lines_are_bounded() -> None:
+    for number in range(2 * http1.MAX_KNOWN_NAMES):
+        assert field_line("X-A", str(number)).wire == b"X-A: %d\r\n" % number
+    assert 0 < len(http1._known_lines) <= http1.MAX_KNOWN_NAMES
 
 
 def test_reasons() -> None:

@@ -14,6 +14,7 @@ from geventgate.config import Config
 from geventgate.exchange import Exchange
 from geventgate.server.clock import CLOCK
 from geventgate.server.server import Server
+from geventgate.testing import Http2Client
 
 Handle = Callable[[Exchange], None]
 PATIENCE = 5.0  # seconds for what takes milliseconds
@@ -135,7 +136,8 @@ class Site:
 
     def __init__(self) -> None:
         self.servers: list[Server] = []
-        self.clients: list[Client] = []
+        self.clients: list[Client | Http2Client] = []
+        self.defaults: dict[str, Any] = {"bind": ("127.0.0.1:0",)}
 
     def serve(self, handle: Handle, **config: Any) -> Server:
         server = self.prepare(handle, **config)
@@ -143,8 +145,7 @@ class Site:
         return server
 
     def prepare(self, handle: Handle, **config: Any) -> Server:
-        config.setdefault("bind", ("127.0.0.1:0",))
-        server = Server(Config(**config), Gateway(handle), Event())
+        server = Server(Config(**{**self.defaults, **config}), Gateway(handle), Event())
         self.servers.append(server)
         return server
 
@@ -155,6 +156,12 @@ class Site:
         else:
             host, _, port = url.removeprefix("http://").rpartition(":")
             client = Client((host.strip("[]"), int(port)), socket.AF_INET6 if "[" in host else socket.AF_INET)
+        self.clients.append(client)
+        return client
+
+    def http2(self, **options: Any) -> Http2Client:
+        """Connect to the last server with HTTP/2."""
+        client = Http2Client(self.servers[-1].addresses[0], timeout=PATIENCE, **options)
         self.clients.append(client)
         return client
 

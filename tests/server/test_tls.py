@@ -24,7 +24,8 @@ from geventgate.errors import ApplicationError, ConfigError, PeerError, PeerGone
 from geventgate.exchange import Exchange
 from geventgate.server.certificates import certificates
 from geventgate.server.stream import READ_AHEAD, Stream
-from geventgate.server.tls import PIECE, PROTOCOLS, RECORD, Opening, TlsStream
+from geventgate.server.opening import PROTOCOLS
+from geventgate.server.tls import PIECE, RECORD, TlsOpening, TlsStream
 
 from .conftest import Client, Site
 
@@ -376,7 +377,7 @@ def test_closing_leaves_nothing_for_the_collector(authority: Any, pair: Any, ver
 def test_what_tls_says(site: Site, connect: Connect, pair: Any, version: str) -> None:
     server = site.serve(hello, certfile=pair.certfile, keyfile=pair.keyfile)
     assert server.addresses[0].startswith("https://127.0.0.1:")
-    client = connect(version, alpn=["h2", "http/1.1"])
+    client = connect(version, alpn=["spdy/3", "http/1.1"])
     for _ in range(3):
         response = client.get()
         fields = response.fields
@@ -637,7 +638,7 @@ def test_killing_who_has_not_begun(site: Site, pair: Any) -> None:
     ours, theirs = plain.socketpair()
     ours.setblocking(False)
     assert server.certificates is not None
-    opening = Opening(Stream(ours), ("", ""), ("", ""), server.service, server.certificates)
+    opening = TlsOpening(Stream(ours), ("", ""), ("", ""), server.service, server.certificates)
     server.service.enter(opening)
     opening.kill()
     assert not server.service.connections

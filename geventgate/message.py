@@ -18,7 +18,7 @@ class RequestHead:
 
     __slots__ = (
         "method", "target", "http_version", "scheme", "authority", "path", "query", "protocol", "fields", "size",
-        "connection", "content_length", "transfer_encoding", "expect", "upgrade",
+        "connection", "content_length", "transfer_encoding", "expect", "upgrade", "lines", "memo",
     )  # fmt: skip
 
     def __init__(
@@ -38,6 +38,8 @@ class RequestHead:
         transfer_encoding: bytes | None = None,
         expect: bytes | None = None,
         upgrade: bytes | None = None,
+        lines: int = 0,
+        memo: dict[str, object] | None = None,
     ) -> None:
         self.method = method
         self.target = target  # as received
@@ -54,6 +56,8 @@ class RequestHead:
         self.transfer_encoding = transfer_encoding
         self.expect = expect
         self.upgrade = upgrade
+        self.lines = lines  # field lines on the wire, where cookies are split there (RFC 9113 §8.2.3); else 0
+        self.memo = memo  # of what was made of the fields: shared by requests with the same ones; None: by none
 
     def get(self, name: bytes) -> bytes | None:
         """The value of the field *name* (lower case), joined with ", " when repeated, or None."""
@@ -79,12 +83,15 @@ class FieldLine(NamedTuple):
     wire: bytes  # the line, with its end, as HTTP/1 sends it
     field: Field  # the pair that HTTP/2 sends: the name in lower case, the value without white space around it
     minded: bool  # the server looks at it
+    common: bool  # short, and no secret: it may be kept for the next time it is said
 
 
 class ResponseHead:
-    """A status and its fields, checked, without what the server adds."""
+    """A status and its fields, checked, without what the server adds. Nothing changes it: it may be said again."""
 
-    __slots__ = ("code", "status_line", "lines", "content_length", "dated", "named", "closing", "faults")
+    __slots__ = (
+        "code", "status_line", "lines", "content_length", "dated", "named", "closing", "priority", "faults", "_fields",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -95,6 +102,7 @@ class ResponseHead:
         dated: bool,
         named: bool,
         closing: bool,
+        priority: bytes | None,
         faults: tuple[str, ...],
     ) -> None:
         self.code = code
@@ -104,7 +112,9 @@ class ResponseHead:
         self.dated = dated  # the application sent its own Date
         self.named = named  # and its own Server
         self.closing = closing  # the application asked for Connection: close
+        self.priority = priority  # of the response (RFC 9218 §8), or None
         self.faults = faults  # what was corrected, for the log
+        self._fields: list[Field] | None = None
 
     @property
     def wire(self) -> bytes:
@@ -113,5 +123,7 @@ class ResponseHead:
 
     @property
     def fields(self) -> list[Field]:
-        """The fields of HTTP/2."""
-        return [line.field for line in self.lines]
+        """The fields of HTTP/2: without Upgrade, which stands beside 426 (RFC 9113 §8.2.2)."""
+        if self._fields is None:
+            self._fields = [line.field for line in self.lines if line.field[0] != b"upgrade"]
+        return self._fields

@@ -47,8 +47,8 @@ from geventgate.protocol.http1 import (
     choose_protocol,
     compose_informational,
     compose_response_head,
-    compose_upgrade,
     compose_trailers,
+    compose_upgrade,
     parse_request_head,
     request_content,
     response_content,
@@ -475,7 +475,11 @@ def _open(url: str, timeout: float, ca_certs: str | None, protocol: str) -> Any:
     if not _secure(url):
         return peer
     try:
-        context = ssl.create_default_context(cafile=ca_certs)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        if ca_certs:
+            context.load_verify_locations(ca_certs)
+        else:
+            context.load_default_certs()
         context.set_alpn_protocols([protocol])
         peer = context.wrap_socket(peer, server_hostname=urlsplit(url).hostname)
         if protocol == "h2" and peer.selected_alpn_protocol() != "h2":
@@ -762,7 +766,12 @@ class Http2Client:
     def flush(self) -> None:
         """Send what there is to say."""
         with self._sending:
-            self.socket.sendall(self.h2.data_to_send())
+            try:
+                if data := self.h2.data_to_send():
+                    self.socket.sendall(data)
+            except BaseException as error:
+                self._lost = self._lost or error  # in the middle of a frame
+                raise
 
     def close(self) -> None:
         """Close. The server sees the streams that are open as cut."""

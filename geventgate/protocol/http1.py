@@ -7,6 +7,7 @@ ApplicationError (a response).
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from enum import Enum, auto
 from http import HTTPStatus
 from typing import NamedTuple
@@ -22,6 +23,8 @@ MAX_TRAILERS = 8 * 1024
 MAX_KNOWN_NAMES = 1024  # the name caches are bounded, and so are the names in them
 MAX_KNOWN_NAME = 64
 MAX_KNOWN_LINE = 96
+MAX_KNOWN_HEADS = 256
+MAX_KNOWN_FIELDS = 16
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 CONTROLS = bytes([*range(9), *range(10, 32), 127])  # all but HTAB: never in a field value (RFC 9110 §5.5)
@@ -416,14 +419,37 @@ _MINDED = HOP_BY_HOP | {b"content-length", b"date", b"server", b"priority"}
 _known_response_names: dict[str, bytes] = {}  # as the application spells it -> lower case
 _known_lines: dict[tuple[str, str], FieldLine] = {}  # as the application says them; begun anew when full
 _known_status: dict[str, tuple[int, bytes]] = {}  # as the application spells it -> code, status line
+_known_heads: dict[tuple[object, ...], ResponseHead] = {}  # as the application says them; begun anew when full
 
 
 def compose_response_head(status: str | int, fields: ResponseFields) -> ResponseHead:
     """Check what the application says and put it on the wire's terms. Raises ApplicationError."""
+    try:
+        known = _known_heads.get((status, *fields)) if type(status) is str else None
+    except TypeError:  # a field that is a list
+        known = None
+    if known is not None:
+        return known
+    head = _compose_response_head(status, fields)
+    if (
+        type(status) is str
+        and len(status) <= MAX_KNOWN_NAME
+        and not head.faults
+        and len(head.lines) <= MAX_KNOWN_FIELDS
+    ):
+        if len(_known_heads) >= MAX_KNOWN_HEADS:
+            _known_heads.clear()
+        if all(line.common for line in head.lines):
+            with suppress(TypeError):
+                _known_heads[status, *fields] = head
+    return head
+
+
+def _compose_response_head(status: str | int, fields: ResponseFields) -> ResponseHead:
     code, status_line = (_known_status.get(status) if type(status) is str else None) or _status_line(status)
     lines: list[FieldLine] = []
     faults: tuple[str, ...] = ()
-    content_length, dated, named, closing = -1, False, False, False
+    content_length, dated, named, closing, priority = -1, False, False, False, None
     for name, value in fields:
         line = _known_lines.get((name, value)) if type(name) is str and type(value) is str else None
         if line is None:
@@ -444,6 +470,8 @@ def compose_response_head(status: str | int, fields: ResponseFields) -> Response
                 dated = True
             elif lower == b"server":
                 named = True
+            elif lower == b"priority":
+                priority = said
             elif lower == b"connection" and said.lower() in (b"close", b"keep-alive"):
                 closing = closing or said.lower() == b"close"  # a wish, and a common one
                 continue
@@ -451,7 +479,7 @@ def compose_response_head(status: str | int, fields: ResponseFields) -> Response
                 faults += (f"the hop-by-hop field {_as_text(name)}",)
                 continue
         lines.append(line)
-    return ResponseHead(code, status_line, lines, content_length, dated, named, closing, faults)
+    return ResponseHead(code, status_line, lines, content_length, dated, named, closing, priority, faults)
 
 
 def field_line(name: Text, value: Text) -> FieldLine:
@@ -464,12 +492,12 @@ def field_line(name: Text, value: Text) -> FieldLine:
         raise ApplicationError(f"not latin-1 (PEP 3333): {text}: {said!r}") from None
     if len(wire.translate(None, CONTROLS)) + 2 != len(wire):
         raise ApplicationError(f"a control character in the head: {text}: {said!r}")
-    line = FieldLine(wire, (lower, wire[len(text) + 2 : -2].strip(b" \t")), lower in _MINDED)
-    # Found here again as it is: what most responses say. No secrets, and nothing that differs each time.
-    if len(wire) <= MAX_KNOWN_LINE and lower != b"set-cookie" and type(name) is str and type(value) is str:
+    common = len(wire) <= MAX_KNOWN_LINE and lower != b"set-cookie" and type(name) is str and type(value) is str
+    line = FieldLine(wire, (lower, wire[len(text) + 2 : -2].strip(b" \t")), lower in _MINDED, common)
+    if common:
         if len(_known_lines) >= MAX_KNOWN_NAMES:
             _known_lines.clear()
-        _known_lines[name, value] = line
+        _known_lines[name, value] = line  # type: ignore[index]
     return line
 
 

@@ -230,6 +230,7 @@ def engine(name: str = "auto") -> type[Engine]:
 
 MAX_KNOWN = 1024  # the caches are emptied when they are full, and what is in them is small
 MAX_KNOWN_SIZE = 256
+MAX_REMEMBERED = 4 * KIB
 
 _is_name = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+").fullmatch  # "field names MUST be lowercase"
 _is_token = re.compile(TOKEN).fullmatch
@@ -242,15 +243,49 @@ CONNECTION_SPECIFIC = frozenset((b"connection", b"proxy-connection", b"keep-aliv
 # Requests of one client hardly differ; HPACK lives by that, and so does this: fields that are well formed and say
 # nothing of the message itself, and their sizes.
 _known_fields: dict[Field, int] = {}
+NOT_LEARNT = frozenset((b"cookie", b"expect", b"authorization", b"proxy-authorization"))  # or secret
 _known_authorities: set[bytes] = set()
+_known_paths: set[bytes] = set()  # without a query
 
 
-def check_request(headers: Sequence[Field], ended: bool) -> RequestHead | None:
+class Section:
+    """The regular fields of a request, checked, and what they say of it."""
+
+    __slots__ = ("expect", "fields", "host", "length", "lines", "memo", "size")
+
+    def __init__(
+        self,
+        lines: Sequence[Field],
+        fields: Fields = (),
+        size: int = 0,
+        host: bytes | None = None,
+        length: bytes | None = None,
+        expect: bytes | None = None,
+    ) -> None:
+        self.lines = lines  # as they came
+        self.fields = fields  # cookie crumbs joined
+        self.size = size
+        self.host = host
+        self.length = length
+        self.expect = expect
+        self.memo: dict[str, object] = {}
+
+
+class Memory:
+    """The last section of a connection, unless it is large: clients repeat themselves, and HPACK lives by that."""
+
+    __slots__ = ("section",)
+
+    def __init__(self) -> None:
+        self.section = Section(())
+
+
+def check_request(headers: Sequence[Field], ended: bool, memory: Memory | None = None) -> RequestHead | None:
     """The request that a field section means, cookie crumbs joined; None when it is malformed (RFC 9113 §8.1.1).
 
     *ended*: no content follows. The size is counted as in §6.5.2. What is too much is the caller's to judge.
     """
-    method = scheme = authority = path = protocol = host = length = expect = None
+    method = scheme = authority = path = protocol = None
     at = size = 0
     for name, value in headers:
         if name == b":path" and path is None:
@@ -267,12 +302,75 @@ def check_request(headers: Sequence[Field], ended: bool) -> RequestHead | None:
             break
         size += 32 + len(name) + len(value)
         at += 1
-    # "All pseudo-header fields MUST appear in a field block before all regular field lines": from here on a colon is
-    # just a character that no name has.
+    lines = headers[at:]
+    section = memory.section if memory is not None else None
+    if section is None or section.lines != lines:
+        section = _check_section(lines)
+        if section is None:
+            return None
+        if memory is not None and section.size <= MAX_REMEMBERED:
+            memory.section = section
+    host, length = section.host, section.length
+    if method is None:
+        return None
+    known_method = METHODS.get(method)
+    if known_method is None:
+        if not _is_token(method):
+            return None
+        known_method = method.decode("ascii")
+    if authority is None:
+        authority = host
+    elif host is not None and host.lower() != authority.lower():
+        return None
+    if authority not in _known_authorities and not _check_authority(authority):
+        return None
+    if ended and length is not None and int(length):
+        return None
+    assert authority is not None
+    target = path
+    if method == b"CONNECT":
+        if protocol is None:
+            # "The ":scheme" and ":path" pseudo-header fields MUST be omitted" (§8.5)
+            if scheme is not None or path is not None or not is_authority_form(authority):
+                return None
+            protocol, target, path = b"", authority, b""
+            scheme = b"http"
+        elif not _is_token(protocol):
+            return None
+    elif protocol is not None:
+        return None
+    if path is None or target is None or (scheme != b"https" and scheme != b"http"):
+        return None
+    query = b""
+    if path not in _known_paths:
+        if path[:1] != b"/" and protocol != b"" and not (path == b"*" and method == b"OPTIONS"):
+            return None
+        if len(path.translate(None, NOT_IN_PATH)) != len(path):
+            return None
+        path, separator, query = path.partition(b"?")
+        if not separator and path[:1] == b"/" and len(path) <= MAX_KNOWN_SIZE:
+            if len(_known_paths) >= MAX_KNOWN:
+                _known_paths.clear()
+            _known_paths.add(path)
+    return RequestHead(  # by position: half the price
+        known_method, target, "2", section.fields, "http", authority, path, query,
+        None if protocol is None else protocol.decode("ascii"), size + section.size, None, length, None,
+        section.expect, None, len(lines), section.memo,
+    )  # fmt: skip
+
+
+def _check_section(lines: Sequence[Field]) -> Section | None:
+    """Regular fields; None when they are malformed.
+
+    "All pseudo-header fields MUST appear in a field block before all regular field lines" (§8.3): here a colon is just
+    a character that no name has.
+    """
+    host = length = expect = None
+    size = 0
     cookies: list[bytes] = []
     fields: list[Field] = []
     unknown: list[Field] = []
-    for pair in headers[at:]:
+    for pair in lines:
         known = _known_fields.get(pair)
         if known is not None:
             fields.append(pair)
@@ -306,47 +404,9 @@ def check_request(headers: Sequence[Field], ended: bool) -> RequestHead | None:
         _learn(unknown)
     if len(cookies) > 1:
         # "these MUST be concatenated into a single octet string using the two-octet delimiter of 0x3b, 0x20" (§8.2.3)
-        joined = b"; ".join(cookies)
+        joined = b"; ".join(cookies).rstrip(b" ")  # the last one may be empty
         fields = [(name, joined) if name == b"cookie" else (name, value) for name, value in fields]
-    if method is None:
-        return None
-    known_method = METHODS.get(method)
-    if known_method is None:
-        if not _is_token(method):
-            return None
-        known_method = method.decode("ascii")
-    if authority is None:
-        authority = host
-    elif host is not None and host.lower() != authority.lower():
-        return None
-    if authority not in _known_authorities and not _check_authority(authority):
-        return None
-    if ended and length is not None and int(length):
-        return None
-    assert authority is not None
-    target = path
-    if method == b"CONNECT":
-        if protocol is None:
-            # "The ":scheme" and ":path" pseudo-header fields MUST be omitted" (§8.5)
-            if scheme is not None or path is not None or not is_authority_form(authority):
-                return None
-            protocol, target, path = b"", authority, b""
-            scheme = b"http"
-        elif not _is_token(protocol):
-            return None
-    elif protocol is not None:
-        return None
-    if path is None or target is None or (scheme != b"https" and scheme != b"http"):
-        return None
-    if path[:1] != b"/" and protocol != b"" and not (path == b"*" and method == b"OPTIONS"):
-        return None
-    if len(path.translate(None, NOT_IN_PATH)) != len(path):
-        return None
-    path, _, query = path.partition(b"?")
-    return RequestHead(  # by position: half the price
-        known_method, target, "2", tuple(fields), "http", authority, path, query,
-        None if protocol is None else protocol.decode("ascii"), size, None, length, None, expect, None,
-    )  # fmt: skip
+    return Section(lines, tuple(fields), size, host, length, expect)
 
 
 def check_trailers(headers: Sequence[Field]) -> Fields | None:
@@ -378,7 +438,7 @@ def _check_values(fields: Sequence[Field]) -> bool:
     joined = b"\n".join([b"", *[value for _, value in fields], b""])
     if len(joined.translate(None, CONTROLS)) + len(fields) + 1 != len(joined):
         return False
-    return b"\n " not in joined and b" \n" not in joined and b"\n\t" not in joined and b"\t\n" not in joined
+    return not any(joined.find(end) >= 0 for end in (b"\n ", b" \n", b"\n\t", b"\t\n"))  # "in" is slow with bytes
 
 
 def _learn(fields: Sequence[Field]) -> None:
@@ -386,7 +446,7 @@ def _learn(fields: Sequence[Field]) -> None:
     for field in fields:
         name, value = field
         size = 32 + len(name) + len(value)
-        if size <= MAX_KNOWN_SIZE and name != b"cookie" and name != b"expect":
+        if size <= MAX_KNOWN_SIZE and name not in NOT_LEARNT:
             if len(_known_fields) >= MAX_KNOWN:
                 _known_fields.clear()
             _known_fields[field] = size

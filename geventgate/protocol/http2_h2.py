@@ -72,8 +72,8 @@ TURN = 64 * 1024  # octets of a response that is not incremental, until another 
 # Of what a stream's peer may still send, this much is returned in one WINDOW_UPDATE at least.
 LEAST_CREDIT = 1024
 # A request pays for what clients send along with one (PRIORITY, WINDOW_UPDATE), and content of ours for the
-# WINDOW_UPDATEs that will follow: of the stream and of the connection. But where the peer's window has cut a frame short
-# only its size counts, or the peer could have us send it all octet by octet (CVE-2019-9511).
+# WINDOW_UPDATEs that will follow: of the stream and of the connection. But where the peer's window has cut a frame
+# short only its size counts, or the peer could have us send everything octet by octet (CVE-2019-9511).
 REQUEST_EARNS = 4
 FRAME_EARNS = 2
 EARNING_SIZE = 4096  # octets that earn one more
@@ -350,9 +350,7 @@ class Engine:
         section.append(payload)
         if len(section) - 1 > self._limits.continuations:
             self._give_up(ENHANCE_YOUR_CALM, "too many CONTINUATION frames")
-        elif (
-            sum(map(len, section)) > 2 * self._limits.field_section
-        ):  # Huffman's code makes nothing larger that is sane
+        elif sum(map(len, section)) > 2 * self._limits.field_section:  # which is counted larger than it is encoded
             self._give_up(ENHANCE_YOUR_CALM, "a field section is too large")
         elif flags & END_HEADERS:
             self._section = []

@@ -22,6 +22,7 @@ from ngh2 import (
     Priority,
     RequestReceived,
     Role,
+    SettingsReceived,
     StreamClosed,
     StreamReset,
     TrailersReceived,
@@ -43,6 +44,7 @@ from geventgate.protocol.http2 import (
     Event,
     Goaway,
     Limits,
+    Memory,
     Pong,
     Request,
     Reset,
@@ -83,6 +85,7 @@ class _Stream:
     """What is known of a stream that is open. Most differ from these values in little, and so cost little."""
 
     request_ended = False
+    tunnel = False  # of a CONNECT
     queued = 0  # octets that nghttp2 had not taken when last asked, or that have come since
     sent = 0  # octets that it had taken
     waiting = False  # to be told Writable
@@ -98,8 +101,8 @@ class Engine:
 
     __slots__ = (
         "_accepted", "_aligned", "_busy", "_closed", "_conduct", "_connection", "_credits", "_events", "_given_up",
-        "_last_words", "_late", "_leaving", "_limits", "_low_water", "_peer_code", "_released", "_resets", "_started",
-        "_streams",
+        "_last_words", "_late", "_leaving", "_limits", "_low_water", "_memory", "_peer_code", "_peer_streams",
+        "_peer_takes_pushes", "_released", "_resets", "_started", "_streams",
     )  # fmt: skip
 
     def __init__(self, limits: Limits) -> None:
@@ -108,6 +111,7 @@ class Engine:
         self._resets = Budget(limits.resets)
         self._conduct = Conduct(limits, self._resets)
         self._events: list[Event] = []
+        self._memory = Memory()
         # Streams
         self._streams: dict[int, _Stream] = {}
         self._busy: dict[int, _Stream] = {}  # those with octets queued
@@ -117,6 +121,8 @@ class Engine:
         self._late: tuple[int, int] | None = None  # the stream and code of a reset that has to wait
         # The connection
         self._leaving = False  # we have refused new streams
+        self._peer_takes_pushes = True
+        self._peer_streams = limits.streams  # that it takes at once
         self._peer_code: int | None = None  # of its GOAWAY
         self._closed = False  # nghttp2 says so: given up, or gone away and idle
         self._given_up = False
@@ -315,6 +321,8 @@ class Engine:
         # "PUSH_PROMISE frames MUST only be sent on a peer-initiated stream" (§6.6)
         if not stream_id & 1 or not self.can_push:
             return None
+        if sum(not each & 1 for each in self._streams) >= self._peer_streams:
+            return None
         try:
             promised = self._connection.send_push_promise(stream_id, fields)
         except FAULTS:
@@ -328,7 +336,7 @@ class Engine:
             raise PeerGone
         priority = _priorities[urgency, incremental]
         try:
-            self._connection.set_stream_priority(stream_id, priority, ignore_client_signal=True)
+            self._connection.set_stream_priority(stream_id, priority)
         except FAULTS as error:
             raise PeerGone(str(error)) from error
 
@@ -363,12 +371,7 @@ class Engine:
     def can_push(self) -> bool:
         if self._given_up or self._leaving or self._peer_code is not None:
             return False
-        try:
-            settings = self._connection.remote_settings
-        except FAULTS:
-            return False
-        pushed = sum(not stream_id & 1 for stream_id in self._streams)
-        return settings[ENABLE_PUSH] == 1 and pushed < settings[MAX_CONCURRENT_STREAMS]
+        return self._peer_takes_pushes and self._peer_streams > 0
 
     def ping(self, opaque: bytes) -> None:
         if not self._given_up:
@@ -402,43 +405,52 @@ class Engine:
     # --- what nghttp2 tells
 
     def _take(self, natives: list[ngh2.Event], now: float) -> None:
-        streams, events = self._streams, self._events
+        streams, events, memory = self._streams, self._events, self._memory
         for native in natives:
-            if self._given_up:
-                return
             if isinstance(native, RequestReceived):
                 self._accepted += 1
                 stream_id, ended = native.stream_id, native.end_stream
-                head = check_request(native.headers, ended)
-                if head is not None and not self._leaving:
-                    stream = streams[stream_id] = _Stream()
-                    if ended:
-                        stream.request_ended = True
-                    events.append(Request(stream_id, head, ended))
-                else:
-                    self._submit_reset(stream_id, REFUSED_STREAM if head else PROTOCOL_ERROR)
-                    self._spend_reset(now)
+                head = check_request(native.headers, ended, memory)
+                if head is None or self._leaving or self._peer_code is not None:
+                    self._submit_reset(stream_id, PROTOCOL_ERROR if head is None else REFUSED_STREAM)
+                    if not self._spend_reset(now):
+                        return
+                    continue
+                stream = streams[stream_id] = _Stream()
+                if ended:
+                    stream.request_ended = True
+                if head.protocol is not None:
+                    stream.tunnel = True
+                events.append(Request(stream_id, head, ended))
             elif isinstance(native, StreamClosed):
                 stream_id = native.stream_id
                 gone = streams.pop(stream_id, None)
-                if gone is not None:
-                    self._busy.pop(stream_id, None)
-                    if self._released:
-                        self._released.pop(stream_id, None)
-                    if native.error_code:
-                        # nghttp2 has reset it: for a fault of the peer's, or since our head is too large
-                        events.append(Reset(stream_id, native.error_code))
-                        self._spend_reset(now)
-                    elif gone.waiting:
-                        events.append(Writable(stream_id))
+                if gone is None:
+                    continue
+                self._busy.pop(stream_id, None)
+                if self._released:
+                    self._released.pop(stream_id, None)
+                if native.error_code:
+                    # nghttp2 has reset it: for a fault of the peer's, or (local_error) since our head is too large
+                    events.append(Reset(stream_id, native.error_code))
+                    if native.local_error is None and not self._spend_reset(now):
+                        return
+                elif gone.waiting:
+                    events.append(Writable(stream_id))
             elif isinstance(native, DataReceived):
                 self._take_data(native.stream_id, native.data, native.end_stream)
             elif isinstance(native, TrailersReceived):
                 self._take_trailers(native.stream_id, native.headers, now)
+                if self._given_up:
+                    return
             elif isinstance(native, StreamReset):
                 if native.stream_id in streams:
                     self._forget(native.stream_id)
                     events.append(Reset(native.stream_id, native.error_code))
+            elif isinstance(native, SettingsReceived):
+                settings = native.settings
+                self._peer_takes_pushes = bool(settings.get(ENABLE_PUSH, self._peer_takes_pushes))
+                self._peer_streams = settings.get(MAX_CONCURRENT_STREAMS, self._peer_streams)
             elif isinstance(native, PingAcknowledged):
                 events.append(Pong(native.opaque_data))
             elif isinstance(native, GoAwayReceived):
@@ -468,7 +480,8 @@ class Engine:
             return
         code = PROTOCOL_ERROR
         try:
-            fields = check_trailers(headers)
+            # Frames other than DATA "MUST NOT be sent on a connected stream" (§8.5)
+            fields = None if stream.tunnel else check_trailers(headers)
         except PeerError:
             fields, code = None, ENHANCE_YOUR_CALM
         if fields is not None:
@@ -502,13 +515,18 @@ class Engine:
         with suppress(*FAULTS):  # the connection may be over
             self._connection.reset_stream(stream_id, code)
 
-    def _spend_reset(self, now: float) -> None:
-        if not self._resets.spend(now):
+    def _spend_reset(self, now: float) -> bool:
+        """Whether the connection goes on."""
+        if not self._given_up and not self._resets.spend(now):
             self._give_up(ENHANCE_YOUR_CALM, "too many resets")
+        return not self._given_up
 
     def _give_up(self, code: int, why: str) -> None:
         """Close the connection with a GOAWAY."""
         if self._given_up:
+            return
+        if self._closed:  # all has been said
+            self._surrender(code, why)
             return
         connection = self._connection
         try:

@@ -8,6 +8,7 @@ content, and while too much of their own is queued.
 
 import logging
 from collections import deque
+from functools import partial
 from typing import IO, Any
 
 from gevent import get_hub, getcurrent
@@ -15,7 +16,7 @@ from gevent.event import Event
 from gevent.hub import Waiter
 
 from geventgate.errors import ApplicationError, NotSupported, PeerError, PeerGone, PeerTimeout
-from geventgate.exchange import Address, Bytes, ResponseFields, Tunnel
+from geventgate.exchange import Address, Bytes, Exchange, ResponseFields, Tunnel
 from geventgate.message import Field, Fields, RequestHead, Tls
 from geventgate.protocol import http2
 from geventgate.protocol.http1 import (
@@ -63,8 +64,12 @@ from geventgate.server.workers import Turns
 
 PULL_SIZE = 64 * 1024  # octets given to the socket at a time
 PIECE = 16 * 1024  # of content is queued at a time: the largest frame that every peer takes (RFC 9113 §4.2)
+CRUMB = 1024  # unread pieces up to this size are joined: DATA of two octets would cost thirty times what is in them
 WIDER = 192 * 1024  # octets more that may be sent ahead to an application that reads
 END_SECONDS = 1.0  # for the peer to hear that the connection ends
+# For a request to end that nobody reads any more, in the window it has: clients in wide use (curl 7.88) lose the answer
+# when a reset comes with it, whatever RFC 9113 §8.1 says.
+UNREAD_SECONDS = 1.0
 SERVER_FIELD = (b"server", b"geventgate")
 
 KEEP_ALIVE, DRAINING = b"\0keeping", b"draining"  # what our PINGs are for
@@ -72,12 +77,24 @@ KEEP_ALIVE, DRAINING = b"\0keeping", b"draining"  # what our PINGs are for
 log = logging.getLogger("geventgate")
 
 
+class Unread:
+    """What is left of a request that nobody reads any more."""
+
+    __slots__ = ("octets", "until", "wide")
+
+    def __init__(self, until: float, octets: int, wide: bool) -> None:
+        self.until = until
+        self.octets = octets  # whose credit is to be returned
+        self.wide = wide
+
+
 class Http2Connection:
     """The life of one connection. It ends when the reader has ended, and with it the writer and every exchange."""
 
     __slots__ = (
         "_ended", "_heard", "_idle_ticks", "_lingering", "_local", "_parted", "_peer", "_pinged", "_quiet", "_reader",
-        "_service", "_slow", "_spare", "_stream", "_tls", "_turns", "_writer", "engine", "exchanges",
+        "_service", "_slow", "_spare", "_stream", "_taken", "_tls", "_turns", "_unread", "_writer", "engine",
+        "exchanges",
     )  # fmt: skip
 
     def __init__(self, stream: Stream, peer: Address, local: Address, service: Service, tls: Tls | None = None) -> None:
@@ -101,9 +118,11 @@ class Http2Connection:
         # Owned by all of them.
         self.exchanges: dict[int, Http2Exchange] = {}
         self._spare = service.http2_limits.spare_window
+        self._unread: dict[int, Unread] = {}  # requests that have been answered, and have not ended
         # Owned by the sweep.
         self._lingering: dict[int, float] = {}  # tunnels whose peer still sends, and until when it may
-        self._slow: dict[int, tuple[int, int, int, int]] = {}  # a stream's seconds, those without progress, and octets
+        self._slow: dict[int, tuple[int, int, int]] = {}  # a stream's seconds, those without progress, and octets
+        self._taken = 0
         self._quiet = 0
         self._pinged = False
         stream.deadline = CLOCK.now + service.config.head_timeout
@@ -165,8 +184,36 @@ class Http2Connection:
                 exchange = exchanges.get(event.stream_id)  # type: ignore[union-attr]
                 if exchange is not None:
                     exchange.hear(event)  # type: ignore[arg-type]
-                elif kind is Data:
-                    self.engine.consume(event.stream_id, len(event.data))  # type: ignore[union-attr]
+                else:
+                    self._read_away(event)  # type: ignore[arg-type]
+
+    def _read_away(self, event: Data | Trailers | Reset | Writable) -> None:
+        """Nobody is there for it any more."""
+        stream_id = event.stream_id
+        unread = self._unread.get(stream_id)
+        match event:
+            case Data():
+                if unread is None:
+                    self.engine.consume(stream_id, len(event.data))
+                else:
+                    unread.octets += len(event.data)
+                    if event.ended:
+                        self._forget_unread(stream_id)
+            case Trailers() | Reset() if unread is not None:
+                self._forget_unread(stream_id)
+
+    def leave_unread(self, stream_id: int, octets: int, wide: bool) -> None:
+        """A request has been answered before its end, with *octets* of it unread; *wide* as widen() said."""
+        self._unread[stream_id] = Unread(CLOCK.now + UNREAD_SECONDS, octets, wide)
+
+    def _forget_unread(self, stream_id: int) -> None:
+        """Its credit returns only now, so that its peer cannot go on for ever."""
+        unread = self._unread.pop(stream_id)
+        self.engine.release(stream_id)
+        self.engine.consume(stream_id, unread.octets)
+        if unread.wide:
+            self.narrow()
+        self.wake_writer()
 
     def _hear_goaway(self, event: Goaway) -> None:
         if event.local:
@@ -201,13 +248,15 @@ class Http2Connection:
             if exchange.lost is None:  # else it was reset before it began
                 exchange.worker = getcurrent()
                 refusal = self.refusal(exchange.request)
-                exchange.refusal = refusal
-                answer(exchange, self._service.handle if refusal is None else _refuse)
+                answer(exchange, self._service.handle if refusal is None else partial(_refuse, refusal))
         finally:
             exchange.leave()
             del self.exchanges[exchange.stream_id]
             if not self.exchanges and not self._parted:
-                self._stream.deadline = CLOCK.now + self._service.config.keep_alive
+                service = self._service
+                self._stream.deadline = CLOCK.now + (
+                    DRAIN_SECONDS if service.draining.is_set() else service.config.keep_alive
+                )
             self.wake_writer()
             if self._ended:
                 self._leave_if_done()
@@ -217,7 +266,7 @@ class Http2Connection:
         limits = self._service.head_limits
         if len(head.target) > limits.line:
             return PeerError(414, "the path is too long")
-        if len(head.fields) > limits.fields or head.size > limits.size:
+        if head.lines > limits.fields or head.size > limits.size:
             return PeerError(431, "the request's fields are too many or too large")
         if head.protocol == "" and not self._service.config.allow_connect:
             return PeerError(501, "CONNECT is not enabled: an open proxy is a trap")
@@ -320,14 +369,18 @@ class Http2Connection:
             del self._lingering[stream_id]
             engine.reset(stream_id, CANCEL)
             self.wake_writer()
+        for stream_id in [stream_id for stream_id, unread in self._unread.items() if unread.until <= now]:
+            self._forget_unread(stream_id)
         if not self._parted:
-            self._sweep_backlog(config.min_rate, config.write_timeout)
+            if self._writer is None:  # else the way is full, which Stream judges, and who waits for it is not slow
+                self._sweep_backlog(config.min_rate, config.write_timeout)
             self._sweep_quiet(config.http2_ping_interval, config.http2_ping_timeout)
         if not engine.idle and not self.exchanges and stream.deadline > 0 and not self._parted:
             stream.deadline = max(stream.deadline, now + 1.0)  # an answer is still on its way
         if self._reader is None:
             if not self._ended and 0 < stream.deadline <= now and not self._time_out():
                 self._end()
+            stream.sweep(now, False, config.min_rate, config.write_timeout)  # the writer may still wait
             return
         if stream.waiting:
             self._idle_ticks += 1
@@ -339,21 +392,23 @@ class Http2Connection:
         """Reset the streams whose peer takes what is queued too slowly, by the rule of Stream.sweep()."""
         slow = {}
         for stream_id, sent in self.engine.backlog():
-            ticks, stalled, last, first = self._slow.get(stream_id, (0, 0, sent, sent))
+            ticks, stalled, last = self._slow.get(stream_id, (0, 0, sent))
             ticks, stalled = ticks + 1, stalled + 1 if sent == last else 0
-            if stalled >= stall or (min_rate and ticks > GRACE_SECONDS + (sent - first) / min_rate):
+            if stalled >= stall or (min_rate and ticks > GRACE_SECONDS + sent / min_rate):
                 self.engine.reset(stream_id, CANCEL)
                 if stream_id in self.exchanges:
                     self.exchanges[stream_id].lose(PeerTimeout, "the peer takes our bytes too slowly")
                 self.wake_writer()
             else:
-                slow[stream_id] = ticks, stalled, sent, first
+                slow[stream_id] = ticks, stalled, sent
         self._slow = slow
 
     def _sweep_quiet(self, interval: float, timeout: float) -> None:
         """Ask a quiet peer whether it is there, while something waits for it."""
         self._quiet += 1
-        if self._heard or not self.exchanges:
+        taken, self._taken = self._taken, self._stream.sent
+        # A full way that moves is a sign of life, too: our PING, and its answer, would wait behind all of it.
+        if self._heard or not self.exchanges or (self._writer is not None and taken != self._taken):
             self._heard, self._pinged, self._quiet = False, False, 0
         elif not self._pinged:
             if 0 < interval <= self._quiet:
@@ -385,7 +440,7 @@ class Http2Exchange(CarriedExchange):
 
     __slots__ = (
         "_connection", "_continue_due", "_ended", "_engine", "_pieces", "_read_ticks", "_reader", "_received",
-        "_stalled", "_trailers", "_tunnel", "_unread", "_wide", "_writer", "lost", "refusal", "stream_id", "worker",
+        "_stalled", "_trailers", "_tunnel", "_unread", "_wide", "_writer", "lost", "stream_id", "worker",
     )  # fmt: skip
 
     def __init__(
@@ -402,7 +457,6 @@ class Http2Exchange(CarriedExchange):
         # Set once.
         self.stream_id = stream_id
         self.worker: Any = None
-        self.refusal: PeerError | None = None
         self._connection = connection
         self._engine = connection.engine
         # Owned by the connection's reader.
@@ -431,7 +485,10 @@ class Http2Exchange(CarriedExchange):
                 if event.data:
                     if self._pieces is None:
                         self._pieces = deque()
-                    self._pieces.append(event.data)
+                    if self._pieces and len(self._pieces[-1]) + len(event.data) <= CRUMB:
+                        self._pieces[-1] += event.data
+                    else:
+                        self._pieces.append(event.data)
                     self._unread += len(event.data)
                     self._received += len(event.data)
                 self._ended = self._ended or event.ended
@@ -590,7 +647,7 @@ class Http2Exchange(CarriedExchange):
                 return
         data = self._measure(data)
         if self._framing is NO_CONTENT:
-            pass  # its head was its end, and takes no trailers
+            self._connection.wake_writer()  # its head was its end, and takes no trailers
         elif self._falls_short():
             self.cut()
         elif tail is None:
@@ -611,15 +668,7 @@ class Http2Exchange(CarriedExchange):
         self._check_lost()
         stated = head.content_length if head.content_length >= 0 else length
         framing = self._framing = response_content(request, head.code, stated, True)
-        fields = []
-        for line in head.lines:
-            field = line.field
-            if line.minded:
-                if field[0] == b"upgrade":  # beside 426; connection-specific (RFC 9113 §8.2.2)
-                    continue
-                if field[0] == b"priority":
-                    self._engine.prioritize(self.stream_id, *parse_priority(field[1]))
-            fields.append(field)
+        fields = head.fields.copy()
         if framing is KNOWN_LENGTH:
             self._left = stated
             if head.content_length < 0:
@@ -630,6 +679,8 @@ class Http2Exchange(CarriedExchange):
             fields.append(SERVER_FIELD)
         if not head.dated:
             fields.append(CLOCK.date_field)
+        if head.priority is not None:
+            self._engine.prioritize(self.stream_id, *parse_priority(head.priority))
         ended = framing is NO_CONTENT or (last and stated == 0)
         self._engine.head(self.stream_id, head.code, fields, ended)
         self.status = head.code
@@ -644,6 +695,8 @@ class Http2Exchange(CarriedExchange):
         if type(data) is bytes and len(data) <= PIECE:
             if data or ended:
                 self._queue_piece(data, ended, ended)
+            else:
+                self._connection.wake_writer()  # for a head
             return
         view = memoryview(data).cast("B")
         for start in range(0, max(len(view), ended), PIECE):
@@ -721,18 +774,19 @@ class Http2Exchange(CarriedExchange):
         return super().fail(status, why, persistent)
 
     def leave(self) -> None:
-        if self._unread:
-            self._engine.consume(self.stream_id, self._unread)
-            self._pieces, self._unread = None, 0
-        if not self._ended and self._tunnel is None:
-            self._engine.release(self.stream_id)
-        if self._wide:
-            self._connection.narrow()
+        if not self._ended and self._tunnel is None and self.lost is None:
+            self._connection.leave_unread(self.stream_id, self._unread, self._wide)
+        else:
+            if self._unread:
+                self._engine.consume(self.stream_id, self._unread)
+            if self._wide:
+                self._connection.narrow()
+        self._pieces, self._unread = None, 0
         super().leave()
 
 
-def _refuse(exchange: Any) -> None:
-    raise exchange.refusal
+def _refuse(refusal: PeerError, exchange: Exchange) -> None:
+    raise refusal
 
 
 class Http2Tunnel(Tunnel):

@@ -113,10 +113,9 @@ class Turns(Generic[Item]):
 
     def _work(self) -> None:
         if self._rest:
-            self._rest = False
             hub = get_hub()
             hub.wait(hub.loop.timer(0.0))  # so that the hub looks at other connections' sockets
-        self._due = False
+        self._due = self._rest = False  # together: who rests relies on one that is due
         pending = self._pending
         worker = getcurrent()
         end = perf_counter() + TURN_SECONDS

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from io import StringIO
 from ipaddress import ip_address
+from itertools import accumulate
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -30,6 +31,7 @@ import websockets.protocol
 import websockets.utils
 from gevent.event import Event
 from protocol import test_http1 as http1
+from protocol import test_http2_engines as engines
 from protocol import test_websocket as websocket
 from websockets.extensions.permessage_deflate import PerMessageDeflate, ServerPerMessageDeflateFactory
 from websockets.headers import parse_extension
@@ -59,6 +61,7 @@ from geventgate.protocol.http1 import (
     persists,
     request_content,
 )
+from geventgate.protocol.http2 import ENGINES, engine
 from geventgate.protocol.proxy import parse_proxy_header
 from geventgate.protocol.websocket import State, WebSocketProtocol
 from geventgate.server.http1 import Http1Connection
@@ -521,9 +524,23 @@ def settings(data: bytes) -> None:
         assert {name: one.value for name, one in again.items()} == {name: one.value for name, one in found.items()}
 
 
+# --- HTTP/2
+
+
+def http2(data: bytes) -> None:
+    """A connection from its preface on. No engine raises; and what is served depends neither on how the input is split
+    nor on the engine, though one may give the connection up earlier than the other."""
+    ends = list(accumulate(map(len, pieces(data))))
+    served = [
+        engines.requests_of(engines.converse(engine(name), data, split)) for name in ENGINES for split in ([], ends)
+    ]
+    longest = max(served, key=len)
+    assert all(longest[: len(requests)] == requests for requests in served), served
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
     target.__name__: target
-    for target in (head, chunked, connection, response, handshake, frames, deflate, proxy, forwarded, settings)
+    for target in (head, chunked, connection, response, handshake, frames, deflate, proxy, forwarded, settings, http2)
 }
 
 

@@ -235,6 +235,46 @@ def test_fields_never_become_other_keys():
     assert environ["HTTP_WSGI.INPUT"] == "x"
 
 
+# --- HTTP/2
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        [],
+        [("X-A", "1"), ("Cookie", "a=1"), ("x-a", "2"), ("Cookie", "b=2")],
+        [("Content-Type", "text/plain"), ("Content-Length", "0")],
+        [("X_A", "evil"), ("X-A", "1"), ("Proxy", "evil"), ("Content_Length", "5"), ("-", "x")],
+        [(b"X-A", b"caf\xe9 \xff"), ("wsgi.input", "x"), ("REMOTE-ADDR", "x"), ("te", "trailers")],
+    ],
+)
+def test_fields_are_the_same_over_http_2(fields):
+    """One policy, whatever carries them (gunicorn 26.2 had two)."""
+    host = [("Host", "a.example:81")]
+    one, two = (environ_of("GET", "/a?b", host + fields, http_version=version) for version in ("1.1", "2"))
+    for _ in range(2):  # unknown, and known
+        assert {key: value for key, value in two.items() if type(value) is str} == {
+            key: value for key, value in one.items() if type(value) is str
+        } | {"SERVER_PROTOCOL": "HTTP/2"}
+
+
+def test_a_request_over_http_2():
+    environ = environ_of("POST", "/caf%C3%A9?b", [("X-A", "1")], [b"con", b"tent"], http_version="2")
+    assert (environ["SERVER_PROTOCOL"], environ["wsgi.url_scheme"]) == ("HTTP/2", "http")
+    assert (environ["PATH_INFO"], environ["REQUEST_URI"]) == ("/caf\xc3\xa9", "/caf%C3%A9?b")
+    assert environ["HTTP_HOST"] == "localhost"  # its :authority
+    assert "CONTENT_LENGTH" not in environ
+    assert environ["wsgi.input"].read() == b"content"
+    request = environ["geventgate.request"]
+    assert (request.http_version, request.authority, request.headers) == ("2", "localhost", ((b"x-a", b"1"),))
+
+
+def test_a_tunnel_over_http_2():
+    environ = environ_of("CONNECT", "a.example:80", http_version="2")
+    assert (environ["REQUEST_METHOD"], environ["REQUEST_URI"]) == ("CONNECT", "a.example:80")
+    assert (environ["PATH_INFO"], environ["HTTP_HOST"]) == ("", "a.example:80")
+
+
 # --- geventgate.request
 
 

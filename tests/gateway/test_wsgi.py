@@ -17,7 +17,14 @@ from gevent.event import Event
 
 from geventgate.errors import ApplicationError, PeerGone, WebSocketError
 from geventgate.gateway.wsgi import FileWrapper
-from geventgate.testing import FakeExchange, Refused, WebSocketClient, running
+from geventgate.testing import (
+    FakeExchange,
+    Http2Client,
+    Http2WebSocketClient,
+    Refused,
+    WebSocketClient,
+    running,
+)
 
 TEXT = [("Content-Type", "text/plain")]
 
@@ -1131,3 +1138,234 @@ def test_websockets_are_closed_when_the_server_stops(caplog):
             client.close()
         stopping.get(timeout=5)
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+# --- beyond PEP 3333: early hints, push, trailers; and HTTP/2
+
+
+def using(use, status="200 OK"):
+    """Calls *use* with the environ before it answers."""
+
+    def application(environ, start_response):
+        use(environ)
+        start_response(status, TEXT)
+        return [b"answer"]
+
+    return application
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "keys"),
+    [
+        ({"http_version": "2"}, {}, {"wsgi.early_hints", "geventgate.send_trailers"}),
+        (
+            {"http_version": "2", "can_push": True},
+            {},
+            {"wsgi.early_hints", "geventgate.send_trailers", "geventgate.push"},
+        ),
+        ({"http_version": "1.1"}, {}, {"geventgate.send_trailers", "geventgate.hijack"}),
+        (
+            {"http_version": "1.1"},
+            {"early_hints": True},
+            {"geventgate.send_trailers", "geventgate.hijack", "wsgi.early_hints"},
+        ),
+        ({"http_version": "1.0"}, {"early_hints": True}, {"geventgate.hijack"}),
+    ],
+)
+def test_what_is_offered_where(answer, arguments, options, keys):
+    offered = {"wsgi.early_hints", "geventgate.send_trailers", "geventgate.push", "geventgate.hijack"}
+    seen = set()
+    answer(using(lambda environ: seen.update(offered & set(environ))), FakeExchange(**arguments), **options)
+    assert seen == keys
+
+
+@pytest.mark.parametrize("version", ["1.1", "2"])
+def test_early_hints(answer, version):
+    def application(environ, start_response):
+        environ["wsgi.early_hints"]([("Link", "</a>; rel=preload"), ("Link", "</b>")])
+        start_response("200 OK", TEXT)
+        environ["wsgi.early_hints"]([(b"Link", b"</c>")])  # the head is still held
+        return [b"answer"]
+
+    exchange = answer(application, FakeExchange(http_version=version), early_hints=True)
+    assert exchange.informational == [
+        (103, [("Link", "</a>; rel=preload"), ("Link", "</b>")]),
+        (103, [("Link", "</c>")]),
+    ]
+    assert (exchange.status, exchange.content) == (200, b"answer")
+
+
+@pytest.mark.parametrize("headers", [[("Link", "a\r\nX: y")], [("Li nk", "a")], [("Link", "a\0")], [("Link", 1)]])
+def test_early_hints_are_validated(answer, headers):
+    """And the application may still answer."""
+
+    def application(environ, start_response):
+        with pytest.raises(ApplicationError):
+            environ["wsgi.early_hints"](headers)
+        start_response("200 OK", TEXT)
+        return [b"answer"]
+
+    exchange = answer(application, FakeExchange(http_version="2"))
+    assert (exchange.informational, exchange.content) == ([], b"answer")
+
+
+def test_early_hints_are_early(answer):
+    def application(environ, start_response):
+        start_response("200 OK", TEXT)(b"begun")
+        with pytest.raises(ApplicationError):
+            environ["wsgi.early_hints"]([("Link", "</a>")])
+        return []
+
+    exchange = answer(application, FakeExchange(http_version="2"))
+    assert (exchange.informational, exchange.content, exchange.finished) == ([], b"begun", True)
+
+
+def test_push(answer):
+    pushed = []
+
+    def use(environ):
+        pushed.append(environ["geventgate.push"]("/caf\xc3\xa9.css?v=1", [("Accept", "text/css")]))
+
+    exchange = answer(using(use), FakeExchange("GET", "/", [("Host", "a")], http_version="2", can_push=True))
+    (head,) = exchange.pushed
+    assert (head.target, head.authority, head.fields) == (
+        b"/caf\xc3\xa9.css?v=1",
+        b"a",
+        ((b"accept", b"text/css"),),
+    )
+    assert pushed == [True]
+    assert exchange.content == b"answer"
+
+
+@pytest.mark.parametrize(
+    ("path", "headers"),
+    [
+        ("style.css", []),
+        ("/a b", []),
+        ("", []),
+        ("/€", []),
+        ("/", [("X", "a\nb")]),
+        ("/", [("Transfer-Encoding", "x")]),
+    ],
+)
+def test_what_cannot_be_pushed(answer, path, headers):
+    def use(environ):
+        with pytest.raises(ApplicationError):
+            environ["geventgate.push"](path, headers)
+
+    exchange = answer(using(use), FakeExchange(http_version="2", can_push=True))
+    assert (exchange.pushed, exchange.content) == ([], b"answer")
+
+
+@pytest.mark.parametrize("version", ["1.1", "2"])
+@pytest.mark.parametrize("when", ["before", "while"])
+def test_trailers(answer, version, when):
+    def application(environ, start_response):
+        start_response("200 OK", TEXT)
+        if when == "before":
+            environ["geventgate.send_trailers"]([("X-Sum", "1"), (b"X-More", b"2")])
+            return [b"a", b"b"]
+        return later(environ)
+
+    def later(environ):
+        yield b"a"
+        yield b"b"
+        environ["geventgate.send_trailers"]([("X-Sum", "1"), (b"X-More", b"2")])
+
+    exchange = answer(application, FakeExchange(http_version=version))
+    assert (exchange.content, exchange.sent_trailers) == (b"ab", [("X-Sum", "1"), ("X-More", "2")])
+
+
+@pytest.mark.parametrize("trailers", [[("Content-Length", "1")], [("X", "a\r\nb")], [("Transfer-Encoding", "x")]])
+def test_what_cannot_be_a_trailer(answer, trailers):
+    exchange = FakeExchange(http_version="2")
+    with pytest.raises(ApplicationError):
+        answer(using(lambda environ: environ["geventgate.send_trailers"](trailers)), exchange)
+    assert (exchange.sent_trailers, exchange.finished) == ([], False)
+
+
+WEBSOCKET = {"http_version": "2", "protocol": "websocket"}
+
+
+def test_a_websocket_over_http_2(answer):
+    """RFC 8441: the same route as over HTTP/1.1, and no proof of the handshake."""
+
+    def application(environ, start_response):
+        assert (environ["REQUEST_METHOD"], environ["PATH_INFO"]) == ("GET", "/chat")
+        assert environ["geventgate.request"].method == "CONNECT"
+        assert environ["geventgate.protocol"] == "websocket"
+        websocket = environ["wsgi.websocket"]
+        assert (websocket.subprotocols, websocket.path) == (("a", "b"), "/chat")
+        websocket.accept("b", [("X-A", "1")])
+        exchange.tunnel.close()
+        assert websocket.receive() is None
+        return []
+
+    fields = [("Sec-WebSocket-Version", "13"), ("Sec-WebSocket-Protocol", "a, b")]
+    exchange = FakeExchange("CONNECT", "/chat", fields, **WEBSOCKET)
+    answer(application, exchange)
+    assert exchange.status == 200
+    assert exchange.fields == [("Sec-WebSocket-Protocol", "b"), ("X-A", "1")]
+
+
+@pytest.mark.parametrize(
+    ("fields", "status"),
+    [
+        ([("Sec-WebSocket-Version", "8")], 426),
+        ([], 426),
+        ([("Sec-WebSocket-Version", "13"), ("Sec-WebSocket-Protocol", "a b")], 400),
+    ],
+)
+def test_a_malformed_websocket_over_http_2(answer, fields, status):
+    assert answer(unreached, FakeExchange("CONNECT", "/", fields, **WEBSOCKET)).status == status
+
+
+@pytest.mark.parametrize(("http_version", "method"), [("2", "GET"), ("2", "POST")])
+def test_no_websocket_without_connect(answer, http_version, method):
+    fields = [("Sec-WebSocket-Version", "13"), ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==")]
+    application = using(lambda environ: environ["wsgi.input"].read() or ended.append("wsgi.websocket" in environ))
+    ended = []
+    answer(application, FakeExchange(method, "/", fields, http_version=http_version))
+    assert ended == [False]
+
+
+def test_geventgate_upgrade_over_http_2(answer):
+    def application(environ, start_response):
+        assert environ["geventgate.protocol"] == "echo"
+        tunnel = environ["geventgate.upgrade"]([("X-A", "1")])
+        tunnel.sendall(b"hello")
+        return []
+
+    exchange = answer(application, FakeExchange("CONNECT", "/", http_version="2", protocol="echo"))
+    assert (exchange.status, exchange.fields) == (200, [("X-A", "1")])
+    assert exchange.tunnel.recv(9) == b"hello"
+
+
+@pytest.mark.parametrize("engine", ["h2", "ngh2"])
+def test_all_of_it_over_a_real_connection(engine):
+    def application(environ, start_response):
+        if environ["PATH_INFO"] == "/ws":
+            for message in environ["wsgi.websocket"]:
+                environ["wsgi.websocket"].send(message)
+            return []
+        if environ["PATH_INFO"] == "/":
+            environ["wsgi.early_hints"]([("Link", "</style.css>")])
+            environ["geventgate.push"]("/style.css")
+            environ["geventgate.send_trailers"]([("X-Sum", "1")])
+        start_response("200 OK", TEXT)
+        return [environ["PATH_INFO"].encode(), environ["wsgi.input"].read()]
+
+    with (
+        running(application, http2_cleartext="prior-knowledge", http2_engine=engine) as server,
+        Http2Client(server.url) as client,
+    ):
+        response = client.request("POST", "/", [], b"content")
+        assert (response.status, response.content, response.trailers) == (200, b"/content", [("x-sum", "1")])
+        assert response.informational == [(103, [("link", "</style.css>")])]
+        assert response.pushed[0].response().content == b"/style.css"
+        with Http2WebSocketClient(client, "/ws") as websocket:
+            websocket.send("hello")
+            assert websocket.receive() == "hello"
+        assert client.open("CONNECT", "/", protocol="unknown").response().status == 501
+        assert client.open("CONNECT", "a:80").response().status == 501
+        assert client.request("GET", "/again").content == b"/again"

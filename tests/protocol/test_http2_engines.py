@@ -94,6 +94,8 @@ class Peer:
         self.frames: list[Frame] = []
         self.window = WINDOW  # octets that the peer may send, on all streams
         self._rest = b""
+        self._block = b""  # of fields, and the flags of its HEADERS
+        self._flags = 0
         self.send(PREFACE, self.settings(**settings), raw_frame(SETTINGS, ACK, 0))
 
     # what it says
@@ -159,9 +161,14 @@ class Peer:
             stream_id = int.from_bytes(octets[5:9], "big")
             payload: Any = octets[9:end]
             octets = octets[end:]
-            if kind == HEADERS:
-                assert flags & END_HEADERS, "heads of tests are small"
-                payload = self.decoder.decode(payload, raw=True)
+            if kind in (HEADERS, CONTINUATION):
+                self._block += payload
+                flags |= self._flags
+                self._flags = 0 if flags & END_HEADERS else flags
+                if not flags & END_HEADERS:
+                    continue
+                kind, payload = HEADERS, self.decoder.decode(self._block, raw=True)
+                self._block = b""
             elif kind == PUSH_PROMISE:
                 payload = int.from_bytes(payload[:4], "big"), self.decoder.decode(payload[4:], raw=True)
             elif kind in (WINDOW_UPDATE, RST_STREAM):
@@ -317,6 +324,14 @@ def test_connect_is_a_tunnel_that_has_not_ended(peer):
     assert (head.method, head.authority, head.target, head.path, head.protocol) == (
         "CONNECT", b"host:443", b"host:443", b"", "",
     )  # fmt: skip
+
+
+def test_a_tunnel_has_no_trailers(peer):
+    peer.request(1, [(":method", "CONNECT"), (":authority", "host:443")], ended=False)
+    peer.send(peer.head(1, [("a", "b")]))
+    peer.pull()
+    assert peer.resets() == [(1, PROTOCOL_ERROR)]
+    assert peer.works()
 
 
 def test_extended_connect(peer):
@@ -635,6 +650,27 @@ def test_widen(peer):
     assert peer.granted(1) == 150_000 + WINDOW + 150_000
 
 
+@pytest.mark.parametrize("window", [1000, 200_000])
+def test_another_window(made, window):
+    """Small ones hold from the peer's acknowledgement on, large ones at once."""
+    limits = Limits(stream_window=window, spare_window=100_000)
+    peer = Peer(made, limits)
+    peer.pull()
+    assert peer.window == max(100 * window + 100_000, WINDOW)
+    peer.request(1, POST, ended=False)
+    peer.send(peer.data(1, bytes(window)))
+    assert sum(len(event.data) for event in peer.events if isinstance(event, Data)) == window
+    assert peer.works()
+    peer.engine.consume(1, window)
+    peer.pull()
+    peer.engine.widen(1, 5000)
+    peer.pull()
+    assert peer.granted(1) == window + 5000
+    peer.send(peer.data(1, bytes(window + 5001)))
+    peer.pull()
+    assert FLOW_CONTROL_ERROR in [code for _, code in peer.goaways() + peer.resets()]
+
+
 def test_a_window_cannot_be_widened_beyond_all_bounds(peer):
     peer.request(1, POST, ended=False)
     peer.engine.widen(1, MAX_WINDOW)
@@ -717,6 +753,15 @@ def test_fields_are_sent_as_they_are(peer):
     fields = [(b"set-cookie", b"a=b; path=/"), (b"set-cookie", b"c"), (b"x", b"\xff \xe4"), (b"empty", b"")]
     peer.engine.head(1, 200, fields, True)
     assert peer.pull()[0].payload == [(b":status", b"200"), *fields]
+
+
+def test_a_large_head(peer):
+    fields = [(b"a%d" % number, random.Random(number).randbytes(5000).hex().encode()) for number in range(15)]
+    peer.decoder.max_header_list_size = 1 << 20
+    peer.request(1)
+    peer.engine.head(1, 200, fields, True)
+    peer.pull(1 << 20)
+    assert peer.of(HEADERS, 1) == [Frame(HEADERS, END_HEADERS | END_STREAM, 1, [(b":status", b"200"), *fields])]
 
 
 # --- queues
@@ -917,6 +962,14 @@ def test_the_application_has_a_say(wide):
     assert order(wide) == [3, 1, 5]
     with pytest.raises(PeerGone):
         wide.engine.prioritize(3, 0, False)
+
+
+def test_the_peer_changes_its_mind_after_that(wide):
+    served(wide, {1: b"", 3: b"", 5: b""})
+    wide.engine.prioritize(3, 7, False)
+    wide.send(priority_update(3, b"u=0"))
+    wide.pull()
+    assert order(wide) == [3, 1, 5]
 
 
 def test_control_frames_come_before_content(wide):
@@ -1140,6 +1193,16 @@ def test_no_push(peer, refuse):
     assert peer.ended(1)
 
 
+def test_a_promise_has_no_interim_responses(peer):
+    peer.request(1)
+    promised = peer.engine.push(1, PROMISE)
+    assert promised is not None
+    peer.engine.inform(promised, 103, [(b"link", b"</a>")])
+    peer.engine.head(promised, 200, OK, True)
+    peer.pull()
+    assert [each.payload for each in peer.of(HEADERS, promised)] == [[(b":status", b"200"), *OK]]
+
+
 def test_pushes_are_as_many_as_the_peer_takes(made):
     peer = Peer(made, streams=3)
     peer.pull()
@@ -1199,6 +1262,30 @@ def test_going_away_idle_is_done(peer):
     assert peer.engine.done
     assert peer.pull() == [Frame(GOAWAY, 0, 0, (0, NO_ERROR))]
     assert peer.pull() == []
+
+
+def test_giving_up_when_all_is_over(peer):
+    peer.engine.goaway()
+    peer.pull()
+    peer.engine.goaway(INTERNAL_ERROR, "too late")
+    peer.pull()
+    assert [code for _, code in peer.goaways()] in ([NO_ERROR], [NO_ERROR, INTERNAL_ERROR])
+    assert peer.events == [Goaway(INTERNAL_ERROR, True, "too late")]
+
+
+@pytest.mark.parametrize("trailers", [True, False])
+def test_what_comes_of_a_released_request(peer, trailers):
+    """Nobody reads it: its credit returns, and its end is its end."""
+    peer.request(1, POST, ended=False)
+    peer.engine.release(1)
+    events = peer.send(peer.data(1, bytes(40_000)))
+    peer.engine.consume(1, sum(len(event.data) for event in events))  # an engine may tell, or not
+    peer.send(peer.head(1, [("a", "b")]) if trailers else peer.data(1, ended=True))
+    peer.engine.head(1, 200, OK, True)
+    peer.pull()
+    assert peer.engine.idle
+    assert peer.resets() == []
+    assert peer.works()
 
 
 def test_what_comes_when_all_is_over(peer):
@@ -1531,7 +1618,7 @@ def compose(names: Sequence[str], choices: random.Random) -> bytes:
             case "unknown":
                 octets += raw_frame(0x55, choices.randrange(256), some, b"?")
             case "goaway":
-                octets += raw_frame(GOAWAY, 0, 0, bytes(8))
+                return octets + raw_frame(GOAWAY, 0, 0, bytes(8))  # what may follow is left open
     return octets
 
 
@@ -1614,10 +1701,49 @@ def test_the_splitting_makes_no_difference(conversation):
         assert requests_of(converse(engine(name), octets, split)) == requests_of(whole)
 
 
-@given(conversations(damage=False))
+@given(conversations(damage=False) | conversations(damage=True))
 def test_engines_agree_on_requests(conversation):
     """What an engine serves before it gives a connection up, the other one serves, too."""
     octets, _ = conversation
     served = [requests_of(converse(engine(name), octets, range(1, len(octets)))) for name in ENGINES]
     shorter, longer = sorted(served, key=len)
     assert longer[: len(shorter)] == shorter
+
+
+HEADS: list[list[tuple[str | bytes, str | bytes]]] = [
+    list(GET),
+    [*POST, ("content-length", "0")],
+    [*GET[:3], ("host", "localhost:80"), ("te", "trailers")],
+    [(":method", "CONNECT"), (":authority", "host:443")],
+    [*request("CONNECT", "/chat"), (":protocol", "websocket")],
+    [*request("OPTIONS", "*"), ("cookie", "a=b"), ("cookie", "c=d")],
+]
+
+
+@st.composite
+def damaged_heads(draw: st.DrawFn) -> list[tuple[str | bytes, str | bytes]]:
+    fields = list(draw(st.sampled_from(HEADS)))
+    at = draw(st.integers(0, len(fields) - 1))
+    match draw(st.sampled_from(["name", "value", "value", "again", "away"])):
+        case "again":
+            fields.insert(at, draw(st.sampled_from(fields)))
+        case "away":
+            del fields[at]
+        case part:
+            field = [each.encode() if isinstance(each, str) else each for each in fields[at]]
+            victim = field[part == "value"]
+            cut = draw(st.integers(0, len(victim)))
+            new = draw(st.binary(max_size=2))
+            field[part == "value"] = victim[:cut] + new + victim[cut + draw(st.integers(0, 1)) :]
+            fields[at] = field[0], field[1]
+    return fields
+
+
+@given(damaged_heads(), st.booleans())
+def test_engines_agree_on_heads(fields, ended):
+    served = []
+    for name in ENGINES:
+        peer = Peer(engine(name))
+        served.append([values(event) for event in peer.send(peer.head(1, fields, ended))])
+        assert peer.works()
+    assert served[0] == served[1]

@@ -154,7 +154,7 @@ class Site:
         if url.startswith("unix:"):
             client = Client(url.removeprefix("unix:"), socket.AF_UNIX)
         else:
-            host, _, port = url.removeprefix("http://").rpartition(":")
+            host, _, port = url.partition("://")[2].rpartition(":")
             client = Client((host.strip("[]"), int(port)), socket.AF_INET6 if "[" in host else socket.AF_INET)
         self.clients.append(client)
         return client

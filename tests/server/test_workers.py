@@ -1,5 +1,6 @@
 """Recycled greenlets: jobs are handed over, nothing of one is left to the next, a killed one is not used again."""
 
+from time import perf_counter
 from typing import Any
 
 import gevent
@@ -7,7 +8,8 @@ import pytest
 from gevent.event import Event
 from gevent.local import local
 
-from geventgate.server.workers import MAX_IDLE, Worker, Workers
+from geventgate.server import workers as module
+from geventgate.server.workers import MAX_IDLE, Turns, Worker, Workers
 
 
 @pytest.fixture
@@ -132,3 +134,125 @@ def test_stop_ends_the_idle(workers: Workers) -> None:
     workers.stop()
     worker.join(5)
     assert worker.successful()
+
+
+@pytest.mark.parametrize("seconds", [0.0, 60.0], ids=["others first", "in one go"])
+def test_turns_leave_no_item_behind(workers: Workers, monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """However items that wait, and those that do not, end while another worker lets the hub look at its sockets."""
+    monkeypatch.setattr(module, "TURN_SECONDS", seconds)
+    served: list[int] = []
+
+    def serve(item: int) -> None:
+        for _ in range(item % 7):
+            gevent.sleep(0)
+        served.append(item)
+
+    turns = Turns(workers, serve)
+    for item in range(500):
+        turns.add(item)
+    with gevent.Timeout(10, False):
+        while len(served) < 500:
+            gevent.sleep(0.01)
+    assert sorted(served) == list(range(500))
+
+
+def test_turns_are_taken_in_order_by_one_greenlet_while_none_waits(workers: Workers) -> None:
+    served: list[Any] = []
+    turns: Turns[int] = Turns(workers, lambda item: served.append((item, gevent.getcurrent())))
+    for item in range(50):
+        turns.add(item)
+    assert served == [], "a turn begins in the hub's next turn"
+    gevent.sleep(0.01)
+    assert [item for item, _ in served] == list(range(50))
+    assert len({greenlet for _, greenlet in served}) == 1
+
+
+def test_a_turn_that_waits_holds_up_nobody(workers: Workers) -> None:
+    go, served = Event(), []
+
+    def serve(item: int) -> None:
+        if item % 3 == 0:
+            go.wait()
+        served.append(item)
+
+    turns = Turns(workers, serve)
+    for item in range(30):
+        turns.add(item)
+    gevent.sleep(0.01)
+    assert sorted(served) == [item for item in range(30) if item % 3]
+    go.set()
+    gevent.sleep(0.01)
+    assert sorted(served) == list(range(30))
+
+
+def test_a_turn_may_add_another(workers: Workers) -> None:
+    served: list[int] = []
+
+    def serve(item: int) -> None:
+        served.append(item)
+        if item:
+            turns.add(item - 1)
+
+    turns = Turns(workers, serve)
+    turns.add(3)
+    gevent.sleep(0.01)
+    assert served == [3, 2, 1, 0]
+
+
+def test_locals_are_forgotten_when_the_turn_ends(workers: Workers) -> None:
+    mine = local()
+    seen: list[Any] = []
+
+    def serve(item: int) -> None:
+        seen.append((getattr(mine, "value", None), gevent.getcurrent()))
+        mine.value = item
+
+    turns = Turns(workers, serve)
+    for item in range(20):
+        turns.add(item)
+    gevent.sleep(0.01)
+    assert [value for value, _ in seen] == [None] * 20
+    assert len({greenlet for _, greenlet in seen}) == 1
+
+
+@pytest.mark.parametrize("error", [ValueError, gevent.GreenletExit])
+def test_a_turn_that_kills_its_greenlet_takes_nobody_along(
+    workers: Workers, faults: list[Any], error: type[BaseException]
+) -> None:
+    served: list[int] = []
+
+    def serve(item: int) -> None:
+        if item % 4 == 1:
+            raise error
+        served.append(item)
+
+    turns = Turns(workers, serve)
+    for item in range(20):
+        turns.add(item)
+    gevent.sleep(0.02)
+    assert served == [item for item in range(20) if item % 4 != 1]
+    assert [fault[1] for fault in faults] == ([error] * 5 if error is ValueError else [])
+    faults.clear()
+
+
+def test_others_have_their_turn_between_many(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hub looks at sockets and timers while one connection has any number of turns to take."""
+    monkeypatch.setattr(module, "TURN_SECONDS", 0.001)
+    served: list[int] = []
+
+    def serve(item: int) -> None:
+        until = perf_counter() + 0.002
+        while perf_counter() < until:
+            pass
+        served.append(item)
+
+    turns = Turns(workers, serve)
+    for item in range(100):
+        turns.add(item)
+    for _ in range(5):
+        gevent.sleep(0.001)
+    assert 0 < len(served) < 50
+    with gevent.Timeout(10):
+        while len(served) < 100:
+            gevent.sleep(0.01)
+    assert served == list(range(100))

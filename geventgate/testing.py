@@ -725,6 +725,7 @@ class Http2Client:
         ended: bool = False,
     ) -> "Http2Stream":
         """Send a request's head; *ended*: all of the request. *path* is that of CONNECT's host and port, too."""
+        self.check()
         if self.goaway is not None:
             raise ConnectionResetError("the server goes away")
         stream = Http2Stream(self, self.h2.get_next_available_stream_id())
@@ -736,6 +737,7 @@ class Http2Client:
 
     def ping(self, payload: bytes = b"geventga") -> None:
         """Wait for the answer to a PING of 8 octets."""
+        self.check()
         self.h2.ping(payload)
         self.flush()
         while payload not in self.pongs:
@@ -744,8 +746,7 @@ class Http2Client:
 
     def wait(self) -> None:
         """Wait until something has come. Who comes first reads for all."""
-        if self._lost is not None:
-            raise ConnectionResetError("the connection has ended") from self._lost
+        self.check()
         if self._reading:
             if not self._changed.wait(self._timeout):
                 raise TimeoutError("nothing has come")
@@ -762,6 +763,11 @@ class Http2Client:
             self._reading = False
             changed, self._changed = self._changed, Event()
             changed.set()
+
+    def check(self) -> None:
+        """Raises ConnectionResetError once the connection has ended."""
+        if self._lost is not None:
+            raise ConnectionResetError("the connection has ended") from self._lost
 
     def flush(self) -> None:
         """Send what there is to say."""
@@ -908,6 +914,7 @@ class Http2Stream:
     def reset(self, code: int = CANCEL) -> None:
         """Give the stream up (RFC 9113 §6.4)."""
         if self.reset_code is None and not (self.ended and self._said_all):
+            self._client.check()
             self.reset_code = code
             self._client.h2.reset_stream(self.stream_id, code)
             self._client.flush()
@@ -920,7 +927,8 @@ class Http2Stream:
     def close(self) -> None:
         """End our side, unless that has happened."""
         if not self._said_all and self.reset_code is None:
-            self.end()
+            with suppress(ConnectionError):
+                self.end()
 
     # ---
 
@@ -951,6 +959,7 @@ class Http2Stream:
     def _check_reset(self) -> None:
         if self.reset_code is not None:
             raise StreamReset(self.reset_code)
+        self._client.check()
 
 
 class Http2WebSocketClient(WebSocketClient):

@@ -597,12 +597,15 @@ def test_a_server_that_speaks_something_else(answer):
 def test_nothing_works_behind_a_fault_of_the_server():
     opened = Event()
     with answering((NOW, SETTINGS), (opened, b"\0\0\1\0\0\0\0\0\5a")) as url, Http2Client(url, timeout=5) as client:
-        streams = client.open(ended=True), client.open(ended=True)
+        streams = client.open(), client.open()
         opened.set()
         with pytest.raises(ProtocolError):
             streams[0].response()
-        with pytest.raises(ConnectionResetError, match="has ended"):
-            streams[1].response()
+        stream = streams[1]
+        for use in (stream.response, stream.end, stream.reset, lambda: stream.send(b"a"), client.open, client.ping):
+            with pytest.raises(ConnectionResetError, match="has ended"):
+                use()
+        stream.close()
 
 
 def test_settings_are_told_and_kept():

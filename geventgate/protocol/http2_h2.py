@@ -115,6 +115,13 @@ class _Encoder(Encoder):
         sizes = [*self.table_size_changes, value]
         self.table_size_changes = sizes if len(sizes) < 3 else [min(sizes), value]
 
+    def add(self, to_add: Field, sensitive: bool, huffman: bool = False) -> bytes:
+        """Most fields of most responses are in the table, and so one octet (RFC 7541 §6.1): hpack's way is longer."""
+        match = self.header_table.search(*to_add)
+        if match is not None and match[2] is not None and match[0] < 0x7F:
+            return b"%c" % (0x80 | match[0])
+        return super().add(to_add, sensitive, huffman)
+
 
 class _Stream:
     """One stream, open: what both sides have said so far, and what is queued of ours."""
@@ -777,7 +784,9 @@ class Engine:
                 return
         size = 0
         if queue:
-            room = min(h2.local_flow_control_window(stream_id), MAX_FRAME_SIZE)
+            room = min(
+                h2.outbound_flow_control_window, h2.streams[stream_id].outbound_flow_control_window, MAX_FRAME_SIZE
+            )
             if room <= 0:
                 self._leave_line(stream)
                 return
@@ -1036,7 +1045,6 @@ class Engine:
         elif not self._given_up and self._refused_above is None:
             self._queue_control(self._compose_goaway(code, why))
             self._refused_above = self._last
-            self._foretold.clear()
 
     def backlog(self) -> list[tuple[int, int]]:
         return [(stream.stream_id, stream.sent) for stream in self._streams.values() if stream.queued]

@@ -100,7 +100,7 @@ class Engine:
     name = "ngh2"
 
     __slots__ = (
-        "_accepted", "_aligned", "_busy", "_closed", "_conduct", "_connection", "_credits", "_events", "_given_up",
+        "_accepted", "_aligned", "_busy", "_closed", "_conduct", "_connection", "_events", "_given_up",
         "_last_words", "_late", "_leaving", "_limits", "_low_water", "_memory", "_peer_code", "_peer_streams",
         "_peer_takes_pushes", "_released", "_resets", "_started", "_streams",
     )  # fmt: skip
@@ -117,7 +117,6 @@ class Engine:
         self._busy: dict[int, _Stream] = {}  # those with octets queued
         self._released: dict[int, _Stream] = {}  # those that may have to be reset yet
         self._accepted = 0  # of the streams that Conduct saw opened: delivered, or counted as resets
-        self._credits: dict[int, int] = {}  # octets consumed since the last pull
         self._late: tuple[int, int] | None = None  # the stream and code of a reset that has to wait
         # The connection
         self._leaving = False  # we have refused new streams
@@ -193,8 +192,6 @@ class Engine:
         if self._given_up:
             octets, self._last_words = self._last_words[:limit], self._last_words[limit:]
             return octets
-        if self._credits:
-            self._return_credits()
         octets = self._pull(limit, now)
         if self._busy:
             self._account()
@@ -245,17 +242,6 @@ class Engine:
             return connection.remote_window_size > 0 and connection.stream_remote_window_size(stream_id) > 0
         except FAULTS:
             return False
-
-    def _return_credits(self) -> None:
-        credits, self._credits = self._credits, {}
-        for stream_id, count in credits.items():
-            self._credit(stream_id, count)
-
-    def _credit(self, stream_id: int, count: int) -> None:
-        try:
-            self._connection.acknowledge_received_data(count, stream_id)
-        except FAULTS:
-            return  # the connection is over, or somebody consumes what never came
 
     # --- called by exchanges
 
@@ -343,8 +329,10 @@ class Engine:
     # --- the same, but never raise
 
     def consume(self, stream_id: int, count: int) -> None:
-        # Not to nghttp2 at once: nothing is pulled while the peer reads nothing, and then it gets no credit either.
-        self._credits[stream_id] = self._credits.get(stream_id, 0) + count
+        try:
+            self._connection.acknowledge_received_data(count, stream_id)
+        except FAULTS:
+            return  # the connection is over, or somebody consumes what never came
 
     def widen(self, stream_id: int, octets: int) -> None:
         stream = self._streams.get(stream_id)
@@ -467,7 +455,7 @@ class Engine:
             self._end_request(stream_id, stream)
         if stream is None or stream.released:
             if data:
-                self._credit(stream_id, len(data))
+                self.consume(stream_id, len(data))
         elif data or ended:
             self._events.append(Data(stream_id, data, ended))
 
@@ -564,7 +552,6 @@ class Engine:
         self._streams.clear()
         self._busy.clear()
         self._released.clear()
-        self._credits.clear()
 
 
 def _reason(closed: ConnectionClosed) -> str:

@@ -67,25 +67,29 @@ PIECE = 16 * 1024  # of content is queued at a time: the largest frame that ever
 CRUMB = 1024  # unread pieces up to this size are joined: DATA of two octets would cost thirty times what is in them
 WIDER = 192 * 1024  # octets more that may be sent ahead to an application that reads
 END_SECONDS = 1.0  # for the peer to hear that the connection ends
-# For a request to end that nobody reads any more, in the window it has: clients in wide use (curl 7.88) lose the answer
-# when a reset comes with it, whatever RFC 9113 §8.1 says.
+# For a request to end that was answered and is not read any more, in the window it has: clients in wide use (curl 7.88)
+# lose the answer when a reset comes with it, whatever RFC 9113 §8.1 says.
 UNREAD_SECONDS = 1.0
 SERVER_FIELD = (b"server", b"geventgate")
 
 KEEP_ALIVE, DRAINING = b"\0keeping", b"draining"  # what our PINGs are for
 
+LEFT_BEHIND = PeerGone, "the exchange is over"
+
 log = logging.getLogger("geventgate")
 
 
 class Unread:
-    """What is left of a request that nobody reads any more."""
+    """What is left of a request that nobody reads any more. It is reset once as much has come as a window holds, since
+    it will not end soon; not at once if it was *refused*, for then clients stop by themselves."""
 
-    __slots__ = ("octets", "until", "wide")
+    __slots__ = ("octets", "refused", "until", "wide")
 
-    def __init__(self, until: float, octets: int, wide: bool) -> None:
-        self.until = until
+    def __init__(self, octets: int, refused: bool, wide: bool) -> None:
         self.octets = octets  # whose credit is to be returned
+        self.refused = refused
         self.wide = wide
+        self.until = CLOCK.now + UNREAD_SECONDS
 
 
 class Http2Connection:
@@ -168,6 +172,7 @@ class Http2Connection:
             engine.receive(data, CLOCK.now)
             self._deliver(engine.events())
             self.wake_writer()
+            stream.rest()  # what an engine makes of 64 KiB may take it milliseconds
 
     def _deliver(self, events: list[http2.Event]) -> None:
         exchanges = self.exchanges
@@ -189,22 +194,25 @@ class Http2Connection:
 
     def _read_away(self, event: Data | Trailers | Reset | Writable) -> None:
         """Nobody is there for it any more."""
-        stream_id = event.stream_id
-        unread = self._unread.get(stream_id)
+        unread = self._unread.get(event.stream_id)
         match event:
             case Data():
                 if unread is None:
-                    self.engine.consume(stream_id, len(event.data))
+                    self.engine.consume(event.stream_id, len(event.data))
                 else:
                     unread.octets += len(event.data)
-                    if event.ended:
-                        self._forget_unread(stream_id)
+                    self._judge_unread(event.stream_id, unread, event.ended)
             case Trailers() | Reset() if unread is not None:
-                self._forget_unread(stream_id)
+                self._judge_unread(event.stream_id, unread, True)
 
-    def leave_unread(self, stream_id: int, octets: int, wide: bool) -> None:
-        """A request has been answered before its end, with *octets* of it unread; *wide* as widen() said."""
-        self._unread[stream_id] = Unread(CLOCK.now + UNREAD_SECONDS, octets, wide)
+    def leave_unread(self, stream_id: int, unread: Unread) -> None:
+        """A request has been answered before its end."""
+        self._unread[stream_id] = unread
+        self._judge_unread(stream_id, unread, False)
+
+    def _judge_unread(self, stream_id: int, unread: Unread, ended: bool) -> None:
+        if ended or (unread.octets >= self._service.http2_limits.stream_window and not unread.refused):
+            self._forget_unread(stream_id)
 
     def _forget_unread(self, stream_id: int) -> None:
         """Its credit returns only now, so that its peer cannot go on for ever."""
@@ -645,9 +653,16 @@ class Http2Exchange(CarriedExchange):
             self._write_head(-1 if tail else len(data), not tail)
             if self._said is FINISHED:
                 return
+            if tail is None and self._left == len(data) <= PIECE and self._framing is KNOWN_LENGTH:
+                # The most common answer: whole, and as long as was stated. The writer is awake.
+                self._left = 0
+                self.sent = len(data)
+                self._engine.send(self.stream_id, data, True)
+                self._said = FINISHED
+                return
         data = self._measure(data)
         if self._framing is NO_CONTENT:
-            self._connection.wake_writer()  # its head was its end, and takes no trailers
+            pass  # its head was its end, and takes no trailers
         elif self._falls_short():
             self.cut()
         elif tail is None:
@@ -695,8 +710,6 @@ class Http2Exchange(CarriedExchange):
         if type(data) is bytes and len(data) <= PIECE:
             if data or ended:
                 self._queue_piece(data, ended, ended)
-            else:
-                self._connection.wake_writer()  # for a head
             return
         view = memoryview(data).cast("B")
         for start in range(0, max(len(view), ended), PIECE):
@@ -775,13 +788,17 @@ class Http2Exchange(CarriedExchange):
 
     def leave(self) -> None:
         if not self._ended and self._tunnel is None and self.lost is None:
-            self._connection.leave_unread(self.stream_id, self._unread, self._wide)
+            self._connection.leave_unread(self.stream_id, Unread(self._unread, self.status >= 400, self._wide))
         else:
             if self._unread:
                 self._engine.consume(self.stream_id, self._unread)
             if self._wide:
                 self._connection.narrow()
         self._pieces, self._unread = None, 0
+        if self.lost is None:
+            self.lost = LEFT_BEHIND
+            self._wake(self._reader)  # if somebody is
+            self._wake(self._writer)
         super().leave()
 
 

@@ -18,6 +18,7 @@ from geventgate.exchange import Bytes
 
 RECEIVE_SIZE = 64 * 1024
 JOIN_SIZE = 16 * 1024  # more than that is not copied together but sent as it lies
+BURST = 16  # receives in a row that found more; then other connections have their turn, however fast this peer is
 READ_AHEAD = 64 * 1024  # while nobody reads, to see the peer go
 GRACE_SECONDS = 10.0  # before a minimal rate is asked for
 READ, WRITE = 1, 2  # events of libev
@@ -27,7 +28,7 @@ class Stream:
     """Bytes received and not yet taken are ``inbox[start:]``. *sock* is a plain non-blocking socket, and now ours."""
 
     __slots__ = (
-        "_sock", "_recv", "_hub", "_held", "_broken", "_drained", "_waiting",
+        "_sock", "_recv", "_hub", "_held", "_broken", "_drained", "_burst", "_waiting",
         "inbox", "start", "ended", "deadline", "received", "sent",
         "_reading", "_reader", "_writing", "_writer", "_peek", "_on_gone",
         "_read_ticks", "_write_ticks", "_stall_ticks", "_swept",
@@ -40,6 +41,7 @@ class Stream:
         self._held: list[bytes] = []
         self._broken = False  # a write was cut in its middle
         self._drained = True  # the kernel has nothing for us: wait before the next recv
+        self._burst = 0
         self._waiting = False
         self.inbox = b""
         self.start = 0
@@ -82,13 +84,23 @@ class Stream:
             except OSError as error:
                 raise self._lost(error) from None
             break
-        self._drained = len(data) < RECEIVE_SIZE
+        if len(data) < RECEIVE_SIZE:
+            self._drained = True
+            self._burst = 0
+        else:
+            self._burst += 1
+            self._drained = self._burst % BURST == 0
         if not data:
             self.ended = True
             return False
         self.received += len(data)
         self.append(data)
         return True
+
+    def rest(self) -> None:
+        """Before more is received others have their turn, if they have not just had it."""
+        if not self.ended:
+            self._drained = True
 
     def receive_now(self) -> None:
         """Receive what has come already, if anything. Raises PeerGone."""

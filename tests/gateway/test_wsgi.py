@@ -1329,6 +1329,18 @@ def test_no_websocket_without_connect(answer, http_version, method):
     assert ended == [False]
 
 
+def test_a_websocket_over_http_2_looks_to_routers_as_over_http_1(answer):
+    def application(environ, start_response):
+        assert "wsgi.websocket" in environ
+        seen = [environ[name] for name in ("REQUEST_METHOD", "HTTP_CONNECTION", "HTTP_UPGRADE", "SERVER_PROTOCOL")]
+        start_response("403 Forbidden", TEXT)
+        return [" ".join(seen).encode()]
+
+    fields = [("Sec-WebSocket-Version", "13")]
+    exchange = answer(application, FakeExchange("CONNECT", "/", fields, http_version="2", protocol="websocket"))
+    assert exchange.content == b"GET Upgrade websocket HTTP/2"
+
+
 def test_geventgate_upgrade_over_http_2(answer):
     def application(environ, start_response):
         assert environ["geventgate.protocol"] == "echo"

@@ -40,7 +40,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from geventgate.errors import PeerGone
-from geventgate.protocol.http2 import Data, Limits, Request, Reset, Trailers, Writable
+from geventgate.protocol.http2 import Data, Goaway, Limits, Request, Reset, Trailers, Writable
 from geventgate.protocol.http2_h2 import MAX_ENCODER_TABLE, REMEMBERED, TURN, Engine
 from protocol.test_http2_engines import (
     FRAME,
@@ -590,6 +590,40 @@ def test_content_cannot_be_drawn_octet_by_octet(stream_id):
         if peer.engine.done:
             break
     assert peer.given_up() == ENHANCE_YOUR_CALM
+
+
+def leave(peer: Peer) -> None:
+    peer.engine.goaway()
+
+
+# (what, the budget that it spends, what has been before, what is said without end)
+LATE_FLOODS = [
+    ("nothing, on a stream that we have reset", "control", closed_by_us, lambda peer, at: peer.data(1)),
+    ("padding, on a stream that we have reset", "control", closed_by_us,
+     lambda peer, at: raw_frame(DATA, PADDED, 1, b"\x03\0\0\0")),
+    ("fields, on a stream that we have reset", "control", closed_by_us, lambda peer, at: peer.head(1)),
+    ("requests that are refused silently", "control", leave, lambda peer, at: peer.head(at)),
+    ("content on a stream that the peer has reset", "resets", closed_by_the_peer, lambda peer, at: peer.data(1, b"x")),
+    ("PRIORITY of a wrong size", "resets", closed_by_the_peer, lambda peer, at: raw_frame(PRIORITY, 0, 1, bytes(4))),
+    ("RST_STREAM of a closed stream", "resets", closed_by_both, lambda peer, at: rst_stream(1)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("spent", "before", "say"), [case[1:] for case in LATE_FLOODS], ids=[case[0] for case in LATE_FLOODS]
+)
+def test_late_floods(spent, before, say):
+    budgets = {"control": (10**9, 0), "resets": (10**9, 0)}
+    peer = Peer(Engine, Limits(**{**budgets, spent: (100, 0)}))
+    before(peer)
+    peer.pull()
+    for stream_id in range(3, 401, 2):
+        peer.send(say(peer, stream_id))
+        peer.pull()
+        if peer.events and isinstance(peer.events[-1], Goaway):
+            break
+    assert peer.goaways()[-1][1] == ENHANCE_YOUR_CALM
+    assert stream_id < 220
 
 
 # (what, what the peer says without end)

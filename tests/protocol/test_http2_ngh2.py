@@ -1,12 +1,21 @@
 """What the engine over ngh2 does with nghttp2's own faults. What it shares with the other: test_http2_engines.py."""
 
 import pytest
-from http2_wire import CONTINUATION, ENHANCE_YOUR_CALM, HEADERS, INTERNAL_ERROR, PROTOCOL_ERROR, raw_frame
+from http2_wire import (
+    CONTINUATION,
+    ENHANCE_YOUR_CALM,
+    GOAWAY,
+    HEADERS,
+    INTERNAL_ERROR,
+    PROTOCOL_ERROR,
+    REFUSED_STREAM,
+    raw_frame,
+)
 
 from geventgate.errors import PeerGone
 from geventgate.protocol.http2 import Engine, Goaway, Reset, engine
 
-from .test_http2_engines import GET, OK, POST, Peer, window_update
+from .test_http2_engines import GET, OK, POST, Peer, rst_stream, window_update
 
 ngh2 = pytest.importorskip("ngh2")
 
@@ -86,7 +95,6 @@ def test_no_command_raises_but_that_the_peer_has_gone(made):
     assert peer.engine.push(3, [(b":path", b"/")]) is None
     assert peer.engine._has_window(1) is False
     peer.engine.consume(3, 5)
-    peer.engine._return_credits()
     peer.engine.widen(3, 5)
     peer.engine.ping(bytes(8))
     peer.engine.drain()
@@ -108,7 +116,7 @@ def test_its_goaway_is_not_put_into_a_frame(made):
     [event] = peer.send(peer.head(3, [*GET, *[("a", "b")] * 250]))
     assert isinstance(event, Goaway)
     assert event.code == ENHANCE_YOUR_CALM
-    assert peer.pull() == []
+    assert peer.engine.pull(1 << 16, 1.0) == b""
     assert peer.engine.done
 
 
@@ -132,8 +140,25 @@ def test_nghttp2_counts_nothing_by_its_own_clock(made):
         peer.now += 1
         peer.send(peer.head(stream_id, GET[1:]))
         peer.pull()
+    for stream_id in range(4001, 8001, 2):
+        peer.now += 1
+        peer.send(peer.head(stream_id), rst_stream(stream_id))
     assert len(peer.resets()) == 2000
     assert peer.works()
+
+
+def test_who_goes_away_asks_for_nothing_more(made):
+    """nghttp2 closes as soon as such a connection idles; so requests behind a GOAWAY are refused while others run."""
+    peer = Peer(made)
+    peer.pull()
+    peer.request(1)
+    events = peer.send(raw_frame(GOAWAY, 0, 0, bytes(8)), peer.head(3))
+    assert [type(event) for event in events] == [Goaway]
+    peer.engine.head(1, 200, OK, True)
+    peer.pull()
+    assert peer.resets() == [(3, REFUSED_STREAM)]
+    assert peer.ended(1)
+    assert peer.engine.done
 
 
 def test_a_head_in_pieces_is_whole_or_nothing(made):

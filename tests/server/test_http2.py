@@ -352,6 +352,38 @@ def test_an_answer_before_the_content_has_come(site: Site) -> None:
     assert client.request().content == b"hello"
 
 
+@pytest.mark.parametrize("trailers", [[], [("x-sum", "1")]], ids=["", "trailers"])
+def test_a_little_content_that_nobody_reads_may_end(site: Site, until: Until, trailers: list[tuple[str, str]]) -> None:
+    """Clients exist that lose the answer to a reset."""
+    server = site.serve(hello)
+    client = site.http2()
+    stream = client.open("POST")
+    assert stream.response().content == b"hello"
+    for _ in range(6):
+        stream.send(b"a" * 10_000)
+        client.ping()
+    stream.end(trailers)
+    until(lambda: not connection(server)._unread)
+    client.ping()
+    assert stream.reset_code is None
+    assert client.request("POST", "/", [], b"a" * 60_000).content == b"hello"
+
+
+def test_content_that_was_refused_is_reset_after_a_while(site: Site, until: Until) -> None:
+    """Its client may stop by itself until then; it gets no more credit."""
+    server = site.serve(hello, limit_request_body=10)
+    client = site.http2()
+    stream = client.open("POST", "/", [("content-length", "100000")])
+    stream.send(b"a" * WINDOW)
+    assert stream.response().status == 413
+    client.ping()
+    assert stream.reset_code is None
+    assert client.h2.local_flow_control_window(stream.stream_id) == 0
+    until(lambda: not connection(server)._unread)
+    client.ping()
+    assert stream.reset_code == NO_ERROR
+
+
 def test_100_continue_is_sent_by_the_first_read_only(site: Site) -> None:
     may_read = Event()
 
@@ -411,6 +443,11 @@ def test_refused_requests(site: Site, method: str, path: str, fields: Any, statu
     assert response.status == status
     assert response.field("content-type") == "text/plain; charset=utf-8"
     assert client.request("POST", "/", [], b"a" * 1000).status == 200
+
+
+def test_a_tunnel_has_no_content_of_a_stated_length(site: Site) -> None:
+    site.serve(hello, allow_connect=True)
+    assert site.http2().open("CONNECT", "a:80", [("Content-Length", "5")]).response().status == 400
 
 
 def test_limit_of_content_whose_length_is_not_stated(site: Site) -> None:
@@ -763,6 +800,20 @@ def test_a_pushed_response_that_is_refused_is_not_made(site: Site, until: Until)
     assert client.request().content == b"hello"
 
 
+def test_nothing_is_pushed_behind_the_end(site: Site) -> None:
+    pushed = []
+
+    def handle(exchange: Exchange) -> None:
+        hello(exchange)
+        pushed.append(exchange.push(b"/a"))
+
+    site.serve(handle)
+    client = site.http2()
+    assert client.request().pushed == []
+    client.ping()
+    assert pushed == [False]
+
+
 # --- priorities (RFC 9218)
 
 
@@ -964,6 +1015,23 @@ def test_a_peer_that_vanishes_loses_all_its_streams(
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
+def test_a_peer_that_goes_away_has_its_answers(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    go = Event()
+
+    def handle(exchange: Exchange) -> None:
+        assert go.wait(PATIENCE)
+        hello(exchange)
+
+    site.serve(handle)
+    client = site.http2()
+    stream = client.open(ended=True)
+    client.socket.sendall(b"\0\0\x0b\7\0\0\0\0\0" + b"\0\0\0\0" + b"\0\0\0\2" + b"why")  # GOAWAY
+    client.ping()
+    assert [record.getMessage() for record in caplog.records][-1].endswith("HTTP/2 peer gave up: error 2 why")
+    go.set()
+    assert stream.response().content == b"hello"
+
+
 # --- exceptions thrown in, and who may wait
 
 
@@ -1003,6 +1071,38 @@ def test_what_is_pending_behind_a_greenlet_that_is_killed_is_served(site: Site) 
     streams = [client.open("GET", path, ended=True) for path in ["/suicide", "/"] * 10]
     assert {cut(stream) for stream in streams[::2]} == {INTERNAL_ERROR}
     assert {stream.response().content for stream in streams[1::2]} == {b"hello"}
+
+
+@pytest.mark.parametrize("protocol", [None, "x"])
+def test_a_reader_left_behind_is_told_that_it_is_over(site: Site, protocol: str | None) -> None:
+    kept: list[Any] = []
+
+    def handle(exchange: Exchange) -> None:
+        recv = exchange.open_tunnel().recv if protocol else exchange.read
+        kept.append(gevent.spawn(pytest.raises, PeerGone, recv, 9))
+        gevent.sleep(0.01)
+        if not protocol:
+            hello(exchange)
+
+    site.serve(handle)
+    client = site.http2()
+    stream = client.open("CONNECT" if protocol else "POST", "/", protocol=protocol)
+    assert stream.response().content == (b"" if protocol else b"hello")
+    kept[0].get(timeout=PATIENCE)
+
+
+def test_a_writer_left_behind_is_told_that_it_is_over(site: Site, failures: Callable[[], list[str]]) -> None:
+    kept: list[Any] = []
+
+    def handle(exchange: Exchange) -> None:
+        exchange.send_head(200, [])
+        kept.append(gevent.spawn(pytest.raises, PeerGone, exchange.send, b"a" * 1_000_000))
+        gevent.sleep(0.01)
+
+    site.serve(handle)
+    assert cut(site.http2(settings={INITIAL_WINDOW_SIZE: 0}).open(ended=True)) == INTERNAL_ERROR
+    kept[0].get(timeout=PATIENCE)
+    assert len(failures()) == 1
 
 
 def test_a_timeout_in_a_read_leaves_it_resumable(site: Site) -> None:

@@ -11,7 +11,7 @@ from gevent import get_hub, socket
 from gevent.event import Event
 
 from geventgate.errors import ApplicationError, PeerError, PeerGone, PeerTimeout
-from geventgate.server.stream import JOIN_SIZE, READ_AHEAD, Stream
+from geventgate.server.stream import BURST, JOIN_SIZE, READ_AHEAD, Stream
 
 LARGE = b"a" * 5_000_000
 Ends = tuple[Stream, socket.socket]
@@ -287,6 +287,30 @@ def test_closing_does_not_reach_who_was_woken_otherwise(ends: Ends) -> None:
 
     in_hub(close_and_wake)
     assert reader.get(timeout=5) == "slept"
+
+
+@pytest.mark.parametrize(("rests", "turns"), [(True, 1), (False, BURST)])
+def test_a_peer_that_always_has_more_leaves_others_their_turn(ends: Ends, rests: bool, turns: int) -> None:
+    """It may be faster than we are."""
+    stream, peer = ends
+    peer.sendall(b"a")  # there is always something
+    stream._recv = bytes
+    received = seen = 0
+    reader = gevent.spawn(lambda: [read() for _ in range(10 * BURST)])
+
+    def read() -> None:
+        nonlocal received
+        stream.receive()
+        stream.take(stream.pending())
+        received += 1
+        if rests:
+            stream.rest()
+
+    while not reader.ready():
+        assert received - seen <= turns
+        seen = received
+        gevent.sleep(0)
+    assert received == 10 * BURST
 
 
 # --- the gone and the slow

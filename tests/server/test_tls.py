@@ -23,8 +23,8 @@ from geventgate.config import Config
 from geventgate.errors import ApplicationError, ConfigError, PeerError, PeerGone, PeerTimeout
 from geventgate.exchange import Exchange
 from geventgate.server.certificates import certificates
-from geventgate.server.stream import READ_AHEAD, Stream
 from geventgate.server.opening import PROTOCOLS
+from geventgate.server.stream import READ_AHEAD, Stream
 from geventgate.server.tls import PIECE, RECORD, TlsOpening, TlsStream
 
 from .conftest import Client, Site

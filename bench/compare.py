@@ -5,9 +5,9 @@ core and the load to another; all CPU of its process group counts. Servers take 
 compared. Answers are checked in full before each load and counted under it; one that fails disqualifies. All limits
 are at their defaults.
 
-    python bench/compare.py [--rounds 3] [--seconds 2] [--only hello] [--servers geventgate,C]
+    python bench/compare.py [--rounds 3] [--seconds 2] [--only http2] [--servers geventgate,C]
 
-A full run takes some twenty minutes and writes bench/results.json, docs/benchmarks.svg and the table in
+A full run takes some thirty minutes and writes bench/results.json, docs/benchmarks.svg and the table in
 docs/benchmarks.md; one that was narrowed only prints.
 """
 
@@ -28,9 +28,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import apps
 import loads
-from loads import Check, Counted, Load, Wrong
-from peers import BENCH, LIMIT, OURS, SERVERS, Server
+from loads import Check, Counted, Http2, Load, Wrong
+from peers import BENCH, LIMIT, NO_PEERS, OURS, OURS_H2, SERVERS, Server, make
 from publish import publish
 
 TICK = os.sysconf("SC_CLK_TCK")
@@ -64,12 +65,29 @@ def scenarios(built: str) -> list[Scenario]:
         Scenario("POST 10 KB", "http", loads.POST, loads.wrk(core, 64, "/", "-s", f"{BENCH}/post.lua")),
         Scenario("1 MB response", "http", loads.LARGE, loads.wrk(core, 16, "/megabyte")),
         Scenario("new connection each", "close", loads.HELLO, loads.hellos(core, f"{built}/visitors", 64)),
-        Scenario("HTTP/2 hello (h2c)", "http2", loads.speaks_http2, loads.h2load(core, 8, 32)),
+        *http2_scenarios(built),
         Scenario("WebSocket 32 B", "websocket", loads.echoes, loads.websockets(core, f"{built}/wsclient", 64, 32)),
         Scenario("WebSocket 16 KB", "websocket", loads.echoes, loads.websockets(core, f"{built}/wsclient", 64, 16384)),
         Scenario("idle connection", "idle", loads.HELLO, None, loads.open_http),
         Scenario("idle WebSocket", "idle websocket", loads.echoes, None, loads.open_websocket),
     ]
+
+
+def http2_scenarios(built: str) -> list[Scenario]:
+    """Over plain TCP with prior knowledge, and over TLS."""
+    path, fields = loads.browser()
+    requests = [
+        ("hello", "", Http2(apps.HELLO)),
+        ("browser's head", "", Http2(apps.HELLO, path, fields=fields)),
+        ("POST 1 KB", " POST", Http2(b"x" * 1024, "/echo", sent=b"x" * 1024)),
+    ]
+    found = []
+    for name, competition, plain in requests:
+        tls = plain._replace(certificate=Path(built, "cert.pem"))
+        for carrier, kind, request in (("h2c", "", plain), ("TLS", " TLS", tls)):
+            load = request.load(LOAD_CORE, 8, 32, Path(built, "content"))
+            found.append(Scenario(f"HTTP/2 {name} ({carrier})", f"http2{kind}{competition}", request.check, load))
+    return found
 
 
 # --- a server and what it uses
@@ -218,7 +236,7 @@ def figure(rows: list[dict[str, Any]], name: str) -> float | None:
 
 def best_peer(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
     """The least median of those that failed nothing."""
-    sound = [row for row in rows if "median" in row and row["server"] not in (OURS, LIMIT)]
+    sound = [row for row in rows if "median" in row and row["server"] not in NO_PEERS]
     return min((row for row in sound if not row["failed"] and not row["note"]), key=lambda r: r["median"], default=None)
 
 
@@ -237,11 +255,14 @@ def print_rows(rows: list[dict[str, Any]]) -> None:
 
 
 def print_ratios(tables: list[list[dict[str, Any]]]) -> None:
-    print(f"\n{'':26}{OURS:>12}{'x C':>8}{'x best peer':>14}  (the best peer)")
-    for rows in tables:
-        ours, limit, best = figure(rows, OURS), figure(rows, LIMIT), best_peer(rows)
+    print(f"\n{'':30}{OURS:>14}{'x C':>8}{'x best peer':>14}  (the best peer)")
+    for rows, name in ((rows, name) for rows in tables for name in (OURS, OURS_H2)):
+        if name == OURS_H2 and not any(row["server"] == name for row in rows):
+            continue
+        ours, limit, best = figure(rows, name), figure(rows, LIMIT), best_peer(rows)
         digits = 1 if rows[0]["unit"] == "µs" else 0
-        line = f"{rows[0]['scenario']:26}" + (f"{ours:12,.{digits}f}" if ours else f"{'-':>12}")
+        scenario = rows[0]["scenario"] if name == OURS else f"  {name}"
+        line = f"{scenario:30}" + (f"{ours:14,.{digits}f}" if ours else f"{'-':>14}")
         line += f"{ours / limit:8.2f}" if ours and limit else f"{'-':>8}"
         if best:
             line += f"{ours / best['median']:14.2f}" if ours else f"{'-':>14}"
@@ -265,7 +286,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=int, default=2, help="of load, per server and round")
-    parser.add_argument("--only", default="", help="scenarios whose name has this in it")
+    parser.add_argument("--only", default="", help="scenarios in whose name or competition this is: hello, http2, idle")
     parser.add_argument("--servers", default="", help="these alone, by name, with commas")
     options = parser.parse_args()
     if (os.cpu_count() or 1) < 2:
@@ -278,10 +299,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as built:
         for program in PROGRAMS:
             subprocess.run(["gcc", "-O2", "-o", f"{built}/{program}", BENCH / f"{program}.c"], check=True)
-        Path(built, "index.html").write_text("Hello, World!\n")  # for nghttpd
-        chosen = [scenario for scenario in scenarios(built) if options.only in scenario.name]
+        make(built)
+        chosen = [s for s in scenarios(built) if options.only in s.name or options.only in s.competition]
         if not chosen:
-            parser.error(f"no scenario has {options.only!r} in its name")
+            parser.error(f"no scenario has {options.only!r} in its name or competition")
         load = ", ".join(f"{value:.1f}" for value in began["load_average"])
         print(f"{began['cpu']}, {began['system']}, Python {began['python']}, load average {load}")
         print(f"{options.rounds} rounds of {options.seconds} s: median, least, most", flush=True)
@@ -298,9 +319,10 @@ def main() -> int:
         results["load_average_after"] = os.getloadavg()
         (BENCH / "results.json").write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
         publish(results)
-    broken = [row for table in tables for row in table if row["server"] == OURS and (row["note"] or row["failed"])]
+    ours = [row for table in tables for row in table if row["server"] in (OURS, OURS_H2)]
+    broken = [row for row in ours if row["note"] or row["failed"]]
     for row in broken:
-        print(f"{OURS} failed in {row['scenario']!r}: {row['note'] or row['failed']}", file=sys.stderr)
+        print(f"{row['server']} failed in {row['scenario']!r}: {row['note'] or row['failed']}", file=sys.stderr)
     return 1 if broken else 0
 
 

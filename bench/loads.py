@@ -1,24 +1,27 @@
 """The loads: each is given a port, opens its connections, and returns what it counted.
 
 Every answer's content is checked in full before a load; under load wrk and h2load check the status and count what
-failed, the WebSocket and the lockstep client compare every byte of content.
+failed, h2load its size as well, the WebSocket and the lockstep client compare every byte of content.
 """
 
 import http.client
 import re
 import socket
+import ssl
 import subprocess
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import apps
+import httpx
 
 WEBSOCKET_HEAD = (
     b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
 )
 PING_PONG = (b"\x82\x85\0\0\0\0hello", b"\x82\x05hello")  # a frame masked with zeros, and its echo
-HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0"  # and empty SETTINGS (RFC 9113 §3.4)
+BROWSER = Path(__file__).with_name("browser.lua")
 
 
 class Wrong(Exception):
@@ -63,17 +66,6 @@ def echoes(port: int) -> None:
         open_websocket(port).close()
     except OSError as error:
         raise Wrong(f"no WebSocket echo: {error!r}") from None
-
-
-def speaks_http2(port: int) -> None:
-    """With prior knowledge, over plain TCP: its own SETTINGS come first (RFC 9113 §3.4)."""
-    try:
-        with socket.create_connection(("127.0.0.1", port), 5) as sock:
-            sock.sendall(HTTP2_PREFACE)
-            if receive(sock, 4)[3:4] != b"\x04":
-                raise Wrong("speaks no h2c with prior knowledge")
-    except OSError as error:
-        raise Wrong(f"speaks no h2c with prior knowledge: {error!r}") from None
 
 
 def receive(sock: socket.socket, size: int) -> bytes:
@@ -138,16 +130,59 @@ def wrk(core: int, connections: int, path: str = "/", *options: str) -> Load:
     return load
 
 
-def h2load(core: int, connections: int, streams: int) -> Load:
-    """HTTP/2 with prior knowledge over plain TCP."""
+class Http2(NamedTuple):
+    """A request over HTTP/2 and its answer. Without *certificate* over plain TCP, with prior knowledge."""
 
-    def load(port: int, seconds: int) -> Counted:
-        command = ["taskset", "-c", str(core), "h2load", "-p", "h2c", f"-c{connections}", f"-m{streams}"]
-        report = run([*command, "-D", str(seconds), f"http://127.0.0.1:{port}/"])
-        failed = number(r" (\d+) failed", report) + number(r" (\d+) errored", report) + number(r" (\d+) [45]xx", report)
-        return Counted(int(number(r" (\d+) succeeded", report)), int(failed))
+    content: bytes  # of the answer
+    path: str = "/"
+    sent: bytes | None = None
+    fields: tuple[tuple[str, str], ...] = ()
+    certificate: Path | None = None  # the server's, which signed itself
 
-    return load
+    def url(self, port: int) -> str:
+        return f"{'https' if self.certificate else 'http'}://127.0.0.1:{port}{self.path}"
+
+    def check(self, port: int) -> None:
+        trusted = ssl.create_default_context(cafile=self.certificate) if self.certificate else False
+        try:
+            with httpx.Client(http1=False, http2=True, verify=trusted, trust_env=False) as client:
+                method = "GET" if self.sent is None else "POST"
+                answer = client.request(method, self.url(port), content=self.sent, headers=list(self.fields))
+        except (httpx.HTTPError, OSError) as error:
+            raise Wrong(f"answers {self.path} over HTTP/2 with {error!r}") from None
+        if (answer.http_version, answer.status_code, answer.content) != ("HTTP/2", 200, self.content):
+            raise Wrong(f"answers {self.path} wrong: {answer.status_code} over {answer.http_version}")
+
+    def load(self, core: int, connections: int, streams: int, scratch: Path) -> Load:
+        """By h2load."""
+
+        def load(port: int, seconds: int) -> Counted:
+            command = ["taskset", "-c", str(core), "h2load", f"-c{connections}", f"-m{streams}", "-D", str(seconds)]
+            command += ["--npn-list=h2"] if self.certificate else ["--no-tls-proto=h2c"]
+            command += [f"--header={name}: {value}" for name, value in self.fields]
+            if self.sent is not None:
+                scratch.write_bytes(self.sent)
+                command += [f"--data={scratch}"]
+            report = run([*command, self.url(port)])
+            requests = int(number(r" (\d+) succeeded", report))
+            if number(r"\((\d+)\) data", report) < requests * len(self.content):
+                raise Wrong("under load: answers are cut")
+            # What h2load calls failed has 4xx, 5xx, timeouts and lost connections in it; a redirection has succeeded.
+            return Counted(requests, int(number(r" (\d+) failed", report) + number(r" (\d+) 3xx", report)))
+
+        return load
+
+
+def browser() -> tuple[str, tuple[tuple[str, str], ...]]:
+    """Path and fields of browser.lua as Chromium sends them over HTTP/2: no Connection, cookies apart, a priority."""
+    text = BROWSER.read_text()
+    path = re.search(r'wrk\.path = "(.*)"', text)
+    fields = []
+    for name, _, value in re.findall(r'wrk\.headers\["(.+)"\] =\s+(["\'])(.*)\2\n', text):
+        if name != "Connection":
+            fields += [(name.lower(), part) for part in (value.split("; ") if name == "Cookie" else [value])]
+    assert path
+    return path[1], (*fields, ("priority", "u=0, i"))
 
 
 def websockets(core: int, program: str, connections: int, size: int) -> Load:

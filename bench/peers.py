@@ -5,10 +5,12 @@ is started from Python; without arguments it prints what is to be installed, one
 """
 
 import shutil
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 BENCH = Path(__file__).parent
@@ -16,16 +18,17 @@ BIN = Path(sys.executable).parent
 
 
 class Server(NamedTuple):
-    """*command* has the fields {port}, {app}, {bin} (of the environment), {bench} and {built} (of the C programs)."""
+    """*command* has the fields {port}, {app}, {bin} (of the environment), {bench} and {built} (what is made first)."""
 
     name: str
     package: str  # on PyPI; "" is not from there
     command: str
     apps: dict[str, str]  # what it competes in -> what it serves then
+    options: Mapping[str, str] = MappingProxyType({})  # what it competes in -> what the command has then, too
 
     def argv(self, port: int, competition: str, built: str) -> list[str]:
-        app = self.apps[competition]
-        return self.command.format(port=port, app=app, bin=BIN, bench=BENCH, built=built).split()
+        command = f"{self.command} {self.options.get(competition, '')}"
+        return command.format(port=port, app=self.apps[competition], bin=BIN, bench=BENCH, built=built).split()
 
     def missing(self) -> str:
         """Why it cannot run here, or ""."""
@@ -46,25 +49,58 @@ def every(app: str, *competitions: str) -> dict[str, str]:
     return dict.fromkeys(competitions, app)
 
 
+def cleartext_and_tls(cleartext: str, tls: str) -> dict[str, str]:
+    """What turns HTTP/2 on."""
+    return every(cleartext, "http2", "http2 POST") | every(tls, "http2 TLS", "http2 TLS POST")
+
+
+def make(built: str) -> None:
+    """What the commands find in {built}, besides the C programs."""
+    hello = "Hello, World!\n"
+    Path(built, "articles/2026").mkdir(parents=True)
+    for page in ("index.html", "articles/2026/how-to"):  # for nghttpd
+        Path(built, page).write_text(hello)
+    # By default it says goodbye after 1000 requests, which fails those in flight.
+    Path(built, "hypercorn.toml").write_text("keep_alive_max_requests = 1_000_000_000\n")
+    new_key = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -noenc -days 2 -subj /CN=127.0.0.1"
+    names = f"-addext subjectAltName=IP:127.0.0.1 -keyout {built}/key.pem -out {built}/cert.pem"
+    subprocess.run(f"{new_key} {names}".split(), check=True, capture_output=True)
+
+
 HTTP = ("http", "idle")
+HTTP2 = ("http2", "http2 TLS", "http2 POST", "http2 TLS POST")
 RUN = "{bin}/python {bench}/peers.py "
-OURS = "geventgate"
+CERTIFICATE = "--certfile {built}/cert.pem --keyfile {built}/key.pem"
+OURS = "geventgate"  # HTTP/2 by ngh2
+OURS_H2 = "geventgate h2"  # HTTP/2 by h2, which is there without a compiler
 LIMIT = "C"
+NO_PEERS = (OURS, OURS_H2, LIMIT)
 
 SERVERS = [
     Server(
         OURS,
         "",
         "{bin}/python -m geventgate --bind 127.0.0.1:{port} --log-level error --keep-alive 75 apps:{app}",
-        every("wsgi", *HTTP, "close") | every("websocket", "websocket", "idle websocket"),
+        every("wsgi", *HTTP, "close", *HTTP2) | every("websocket", "websocket", "idle websocket"),
+        cleartext_and_tls(
+            "--http2-engine ngh2 --http2-cleartext prior-knowledge", f"--http2-engine ngh2 {CERTIFICATE}"
+        ),
+    ),
+    Server(
+        OURS_H2,
+        "",
+        "{bin}/python -m geventgate --bind 127.0.0.1:{port} --log-level error --http2-engine h2 apps:{app}",
+        every("wsgi", *HTTP2),
+        cleartext_and_tls("--http2-cleartext prior-knowledge", CERTIFICATE),
     ),
     Server(LIMIT, "", "{built}/canned {port}", every("", "http", "close")),
     Server(LIMIT, "", "{built}/wsecho {port}", every("", "websocket")),
     Server(
         LIMIT,
         "",
-        "nghttpd --no-tls --address=127.0.0.1 --htdocs={built} --mime-types-file=/dev/null {port}",
-        every("", "http2"),
+        "nghttpd --address=127.0.0.1 --htdocs={built} --mime-types-file=/dev/null {port}",
+        every("", "http2", "http2 TLS"),  # an upload it would pass through a file, which is no limit
+        {"http2": "--no-tls", "http2 TLS": "{built}/key.pem {built}/cert.pem"},
     ),
     Server("gevent pywsgi", "gevent", RUN + "pywsgi {port} {app}", every("wsgi", *HTTP, "close")),
     Server(
@@ -72,7 +108,10 @@ SERVERS = [
         "gunicorn",
         "{bin}/gunicorn --worker-class gevent --workers 1 --worker-connections 10000 --keep-alive 75"
         " --log-level critical --bind 127.0.0.1:{port} apps:{app}",
-        every("wsgi", *HTTP, "close"),
+        every("wsgi", *HTTP, "close", *HTTP2),
+        cleartext_and_tls(
+            "--http-protocols h2,h1 --http2-cleartext prior-knowledge", f"--http-protocols h2,h1 {CERTIFICATE}"
+        ),
     ),
     Server("fastwsgi", "fastwsgi", RUN + "fastwsgi {port} {app}", every("wsgi", *HTTP, "close")),
     Server("bjoern", "bjoern", RUN + "bjoern {port} {app}", every("wsgi", *HTTP, "close")),
@@ -87,13 +126,15 @@ SERVERS = [
         "granian wsgi",
         "granian",
         "{bin}/granian --interface wsgi --workers 1 --backlog 4096 --no-log --host 127.0.0.1 --port {port} apps:{app}",
-        every("wsgi", *HTTP, "close", "http2"),
+        every("wsgi", *HTTP, "close", *HTTP2),
+        cleartext_and_tls("", "--ssl-certificate {built}/cert.pem --ssl-keyfile {built}/key.pem"),
     ),
     Server(
         "granian asgi",
         "granian",
         "{bin}/granian --interface asgi --workers 1 --backlog 4096 --no-log --host 127.0.0.1 --port {port} apps:{app}",
-        every("asgi", *HTTP, "close", "http2", "websocket", "idle websocket"),
+        every("asgi", *HTTP, "close", *HTTP2, "websocket", "idle websocket"),
+        cleartext_and_tls("", "--ssl-certificate {built}/cert.pem --ssl-keyfile {built}/key.pem"),
     ),
     Server(
         "uvicorn",
@@ -105,8 +146,9 @@ SERVERS = [
     Server(
         "hypercorn",
         "hypercorn",
-        "{bin}/hypercorn --bind 127.0.0.1:{port} --log-level critical apps:{app}",
-        every("asgi", "http2"),
+        "{bin}/hypercorn --config {built}/hypercorn.toml --bind 127.0.0.1:{port} --log-level critical apps:{app}",
+        every("asgi", *HTTP2),
+        cleartext_and_tls("", CERTIFICATE),
     ),
     Server(
         "uwsgi",

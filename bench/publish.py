@@ -1,7 +1,7 @@
 """What the last full run says, for people: docs/benchmarks.svg and the table in docs/benchmarks.md.
 
 ``python bench/publish.py`` makes both anew from bench/results.json. A row of the plot is a scenario, its costs
-multiples of the physical limit; where that has no meaning (bytes per idle connection), of the best peer.
+multiples of the physical limit; where there is none (bytes per idle connection, POST over HTTP/2), of the best peer.
 """
 
 import json
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pygal
-from peers import LIMIT, OURS
+from peers import LIMIT, NO_PEERS, OURS, OURS_H2
 from pygal.style import Style
 
 BENCH = Path(__file__).parent
@@ -48,7 +48,7 @@ def plot(tables: list[list[dict[str, Any]]]) -> None:
         js=(),
         width=900,
         height=110 + 48 * len(tables),
-        x_title="* bytes per connection, as a multiple of the best peer's",
+        x_title="* as a multiple of the best peer's: there is no limit to compare with",
         title="Cost of a request, as a multiple of the least that C can do (less is better)",
         legend_at_bottom=True,
         legend_at_bottom_columns=3,
@@ -64,14 +64,15 @@ def plot(tables: list[list[dict[str, Any]]]) -> None:
     most = 2.0
     for y, rows in enumerate(reversed(tables), 1):
         measured = sorted((row for row in rows if "median" in row and not row["failed"]), key=lambda r: r["median"])
-        peers = [row for row in measured if row["server"] not in (OURS, LIMIT)]
+        peers = [row for row in measured if row["server"] not in NO_PEERS]
         limit = next((row for row in measured if row["server"] == LIMIT), (peers or measured or [None])[0])
         names.append(rows[0]["scenario"] + (" *" if limit and limit["server"] != LIMIT else ""))
         for row in measured:
             if row["server"] != LIMIT:
                 ratio = row["median"] / limit["median"]
                 most = max(most, ratio)
-                kind = "ours" if row["server"] == OURS else "best" if row is peers[0] else "others"
+                ours = row["server"] in (OURS, OURS_H2)
+                kind = "ours" if ours else "best" if row is peers[0] else "others"
                 points[kind].append({"value": (math.log10(ratio), y), "label": labels(row, measured, peers, ratio)})
     chart.y_labels = [{"label": name, "value": y} for y, name in enumerate(names, 1)]
     chart.x_labels = [{"label": f"{tick} x", "value": math.log10(tick)} for tick in TICKS if tick < most * 1.6]
@@ -91,6 +92,8 @@ def labels(row: dict[str, Any], measured: list[dict[str, Any]], peers: list[dict
             if close
             else f"{ratio:.1f}"
         )
+    if row["server"] == OURS_H2:
+        return f"h2 {ratio:.1f}"
     return f"{row['server']} {ratio:.1f}" if peers and row is peers[0] and not close else ""
 
 

@@ -150,8 +150,11 @@ class Parser(argparse.ArgumentParser):
 class Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
         from importlib.metadata import version
+        from importlib.util import find_spec
 
-        print(f"geventgate {__version__} (gevent {version('gevent')}, CPython {sys.version.split()[0]})")
+        engines = [f"{name} {version(name)}" for name in ("h2", "ngh2") if find_spec(name)]
+        python = f"CPython {sys.version.split()[0]}"
+        print(f"geventgate {__version__} ({', '.join(['gevent ' + version('gevent'), *engines, python])})")
         parser.exit()
 
 

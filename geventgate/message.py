@@ -57,7 +57,7 @@ class RequestHead:
         self.expect = expect
         self.upgrade = upgrade
         self.lines = lines  # field lines on the wire, where cookies are split there (RFC 9113 §8.2.3); else 0
-        self.memo = memo  # of what was made of the fields: shared by requests with the same ones; None: by none
+        self.memo = memo  # what the gateway made of the fields; shared by a connection's requests that have the same
 
     def get(self, name: bytes) -> bytes | None:
         """The value of the field *name* (lower case), joined with ", " when repeated, or None."""

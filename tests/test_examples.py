@@ -4,7 +4,7 @@ import importlib.util
 import json
 import os
 import re
-import shutil
+import ssl
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -15,8 +15,8 @@ from types import SimpleNamespace
 
 import httpx
 import pytest
+from chromium import chromium, trusting
 from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
@@ -25,6 +25,7 @@ from websockets.sync.client import ClientConnection
 from websockets.sync.client import connect as open_websocket
 
 README = Path(__file__).parent.parent / "README.md"
+DOCS = README.parent / "docs"
 EXAMPLES = README.parent / "examples"
 WAIT = 10.0  # seconds anything may take before it counts as broken
 
@@ -91,6 +92,62 @@ def test_readme(gate, tmp_path):
         assert ws.recv(timeout=WAIT) == "Hello from the same URL!"
         ws.send("Hi")
         assert ws.recv(timeout=WAIT) == "You said: Hi"
+
+
+# HTTP/2, with the certificate that docs/tls.md makes
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory) -> Path:
+    """Its folder: ``cert.pem`` and ``key.pem``."""
+    folder = tmp_path_factory.mktemp("certificate")
+    command = re.search(r"^openssl req .+?[^\\\\]$", (DOCS / "tls.md").read_text(), re.MULTILINE | re.DOTALL)[0]
+    subprocess.run(command, shell=True, cwd=folder, check=True, capture_output=True)
+    return folder
+
+
+@pytest.fixture
+def secure(gate, certificate):
+    """Serve an example over TLS; returns the server and its URL."""
+
+    def secure(example: str, *options: str):
+        tls = ["--certfile", str(certificate / "cert.pem"), "--keyfile", str(certificate / "key.pem")]
+        server = gate(f"{example}:app", *tls, *options, chdir=EXAMPLES)
+        return server, f"https://localhost:{server.port}"
+
+    return secure
+
+
+@pytest.fixture
+def http2(certificate) -> Iterator[httpx.Client]:
+    trusted = ssl.create_default_context(cafile=certificate / "cert.pem")
+    with httpx.Client(http2=True, http1=False, verify=trusted, trust_env=False, timeout=WAIT) as client:
+        yield client
+
+
+@pytest.mark.needs("openssl")
+def test_tiles(secure, http2):
+    _, url = secure("tiles")
+    page = http2.get(url)
+    assert (page.http_version, page.status_code) == ("HTTP/2", 200)
+    assert ">HTTP/2<" in page.text
+    tile = http2.get(f"{url}/tile/3/4")
+    assert (tile.headers["Content-Type"], 'viewBox="30 40 10 10"' in tile.text) == (
+        "image/svg+xml; charset=utf-8",
+        True,
+    )
+    for nothing in ("/tile/10/1", "/tile//1", "/tile/1", "/tile/x/1", "/tile/1/1/1", "/tiles.py", "/%00"):
+        assert http2.get(url + nothing).status_code == 404, nothing
+
+
+@pytest.mark.needs("openssl")
+def test_hints(secure, http2):
+    _, url = secure("hints")
+    for path, kind in (("/", "text/html"), ("/hints.css", "text/css"), ("/hints.js", "text/javascript")):
+        answer = http2.get(url + path)
+        assert (answer.status_code, answer.headers["Content-Type"]) == (200, f"{kind}; charset=utf-8")
+        assert re.fullmatch(r"asked;dur=\d+\.\d, answered;dur=\d+\.\d", answer.headers["Server-Timing"])
+    assert http2.get(f"{url}/hints.py").status_code == 404
 
 
 # The chat, by hand
@@ -396,17 +453,8 @@ class ChatWindow(Window):
 
 @pytest.fixture
 def browser(tmp_path: Path) -> Iterator[webdriver.Chrome]:
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium")
-    for switch in (
-        "headless=new", "no-sandbox", "disable-gpu", "disable-quic", "disable-dev-shm-usage", "no-first-run",
-        "disable-background-networking", "disable-component-update", "disable-sync", f"user-data-dir={tmp_path}",
-    ):  # fmt: skip
-        options.add_argument(f"--{switch}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options, Service(shutil.which("chromedriver")))
-    yield driver
-    driver.quit()
+    with chromium(tmp_path) as browser:
+        yield browser
 
 
 @in_chromium
@@ -490,6 +538,78 @@ def test_chromium_and_the_echo_compress_their_messages(gate, browser):
     )
     agreed = "permessage-deflate; server_max_window_bits=12; client_max_window_bits=12"
     assert outcome == [agreed, 1000, True, 4]
+
+
+# HTTP/2, in Chromium
+
+
+@pytest.fixture
+def secure_browser(tmp_path: Path, certificate: Path) -> Iterator[webdriver.Chrome]:
+    with chromium(tmp_path, trusting(str(certificate / "cert.pem"))) as browser:
+        yield browser
+
+
+@in_chromium
+@pytest.mark.needs("openssl")
+def test_tiles_come_at_once(secure, secure_browser):
+    page = Window(secure_browser, secure("tiles")[1])
+    WebDriverWait(secure_browser, 3 * WAIT, 0.05).until(lambda _: page.find("#again").is_enabled(), "tiles are missing")
+    version, most, _ = page.read("dd")
+    assert version == "HTTP/2"
+    assert int(most) > 30, "HTTP/1.1 has six"
+    assert len(page.read("#picture img.there")) == 100
+    assert page.console() == []
+
+
+@in_chromium
+@pytest.mark.needs("openssl")
+@pytest.mark.slow
+def test_tiles_come_six_at_a_time_over_http1(secure, secure_browser):
+    page = Window(secure_browser, secure("tiles", "--no-http2")[1])
+    WebDriverWait(secure_browser, 6 * WAIT, 0.05).until(lambda _: page.find("#again").is_enabled(), "tiles are missing")
+    assert page.read("dd")[:2] == ["HTTP/1.1", "6"]
+
+
+@in_chromium
+@pytest.mark.needs("openssl")
+def test_hints_are_fetched_before_the_page_is_there(secure, secure_browser):
+    """As the server saw it: what was asked for, and when. ``?hints=no`` shows the opposite."""
+    _, url = secure("hints")
+    timings = """
+        const parts = ["navigation", "resource"].flatMap(kind => performance.getEntriesByType(kind));
+        return Object.fromEntries(parts.filter(part => part.serverTiming.length).map(part =>
+            [new URL(part.name).pathname, [part.initiatorType, ...part.serverTiming.map(timing => timing.duration)]]))
+    """
+    for query, initiators, early in (("", {"early-hints"}, 2), ("?hints=no", {"link", "script"}, 0)):
+        page = Window(secure_browser, f"{url}/{query}")
+        WebDriverWait(secure_browser, WAIT, 0.05).until(lambda _, page=page: len(page.read("#bars li")) == 3)
+        parts = secure_browser.execute_script(timings)
+        _, _, page_answered = parts.pop("/")
+        assert {initiator for initiator, _, _ in parts.values()} == initiators
+        assert sum(asked < page_answered for _, asked, _ in parts.values()) == early
+        assert len(page.read("#bars .early")) == early
+        assert page.console() == []
+
+
+@in_chromium
+@pytest.mark.needs("openssl")
+@pytest.mark.parametrize("engine", ["h2", "ngh2"])
+def test_chat_over_http2(secure, secure_browser, engine):
+    """The chat does not know. Its WebSockets are streams of the connection that brought the page (RFC 8441)."""
+    server, url = secure("chat", "--http2-engine", engine, "--access-logfile", "-")
+    ada, grace = ChatWindow(secure_browser, url, "Ada"), ChatWindow(secure_browser, url, "Grace")
+    ada.say("Hello, Grace")
+    grace.until("#said .text", "Hello, Grace")
+    grace.say("x" * 2000)
+    ada.until("#said .message:not(.mine) .text", "x" * 2000)
+    assert ada.console() == grace.console() == []
+    grace.browser.close()
+    ada.until("#said .note", "Grace left")
+    assert server.stop() == 0
+    requests = re.findall(r'"([A-Z]+ \S+ HTTP/\S+)" (\d+)', server.stderr())
+    assert sorted(requests) == [
+        ("CONNECT /?name=Ada HTTP/2", "200"), ("CONNECT /?name=Grace HTTP/2", "200"), *2 * [("GET / HTTP/2", "200")]
+    ]  # fmt: skip
 
 
 # The terminal, in Chromium

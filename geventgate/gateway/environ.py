@@ -24,6 +24,7 @@ Link = Callable[[object], None]
 
 MAX_KNOWN_KEYS = 1024  # the cache of keys is bounded, and so are the names in it
 MAX_KNOWN_NAME = 64
+PROTOCOLS = {"1.0": "HTTP/1.0", "1.1": "HTTP/1.1", "2": "HTTP/2"}
 PERCENT = ord("%")  # looking for an int in bytes costs a tenth
 CONTENT_BUFFER = 64 * 1024  # bytes; with Python's 8 KiB a read of 10 KB comes up to us twice
 
@@ -203,22 +204,20 @@ def build_environ(exchange: Exchange, template: Environ, front: Front | None = N
         environ["SERVER_NAME"] = front.name or environ["SERVER_NAME"]
         environ["SERVER_PORT"] = front.port or environ["SERVER_PORT"]
     environ["QUERY_STRING"] = head.query.decode("latin-1")
-    environ["SERVER_PROTOCOL"] = "HTTP/" + head.http_version
+    environ["SERVER_PROTOCOL"] = PROTOCOLS[head.http_version]
     environ["wsgi.url_scheme"] = head.scheme
     environ["REMOTE_ADDR"], environ["REMOTE_PORT"] = exchange.peer
     environ["geventgate.request"] = Request(exchange, script_name)
     environ["geventgate.disconnected"] = Disconnected(exchange)
     if head.scheme == "https":
         environ["HTTPS"] = "on"
-    if exchange.tls is not None:
-        environ.update(tls_keys(exchange.tls))
     if exchange.has_content:
         environ["wsgi.input"] = BufferedReader(ContentFile(exchange), CONTENT_BUFFER)
     if head.memo is None:
-        _add_fields(environ, head.fields)
+        _add_fields(environ, head.fields, exchange.tls)
     else:
         if not head.memo:
-            _add_fields(head.memo, head.fields)
+            _add_fields(head.memo, head.fields, exchange.tls)
         environ.update(head.memo)
     # "the server MUST ignore the received Host header field" beside an absolute target (RFC 9112 §3.2.2)
     if "HTTP_HOST" in environ or head.authority:
@@ -226,8 +225,10 @@ def build_environ(exchange: Exchange, template: Environ, front: Front | None = N
     return environ
 
 
-def _add_fields(environ: Environ, fields: Fields) -> None:
-    """The fields of a request under their keys, joined when repeated."""
+def _add_fields(environ: Environ, fields: Fields, tls: Tls | None) -> None:
+    """The fields of a request under their keys, joined when repeated, and what TLS adds."""
+    if tls is not None:
+        environ.update(tls_keys(tls))
     for name, value in fields:
         key = _known_keys.get(name)
         if key is None:

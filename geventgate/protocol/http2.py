@@ -221,7 +221,8 @@ def engine(name: str = "auto") -> type[Engine]:
     try:
         module = import_module(ENGINES[name])
     except ImportError as error:
-        raise ConfigError(f"the HTTP/2 engine {name} does not import: {error}") from None
+        hint = "; geventgate[fast] brings it" if name == "ngh2" else ""
+        raise ConfigError(f"the HTTP/2 engine {name} does not import: {error}{hint}") from None
     chosen: type[Engine] = module.Engine
     return chosen
 
@@ -231,6 +232,7 @@ def engine(name: str = "auto") -> type[Engine]:
 MAX_KNOWN = 1024  # the caches are emptied when they are full, and what is in them is small
 MAX_KNOWN_SIZE = 256
 MAX_REMEMBERED = 4 * KIB
+PSEUDO_SIZE = 4 * 32 + len(b":method:scheme:authority:path")
 
 _is_name = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+").fullmatch  # "field names MUST be lowercase"
 _is_token = re.compile(TOKEN).fullmatch
@@ -286,7 +288,7 @@ def check_request(headers: Sequence[Field], ended: bool, memory: Memory | None =
     *ended*: no content follows. The size is counted as in §6.5.2. What is too much is the caller's to judge.
     """
     method = scheme = authority = path = protocol = None
-    at = size = 0
+    at = 0
     for name, value in headers:
         if name == b":path" and path is None:
             path = value
@@ -300,7 +302,6 @@ def check_request(headers: Sequence[Field], ended: bool, memory: Memory | None =
             protocol = value
         else:
             break
-        size += 32 + len(name) + len(value)
         at += 1
     lines = headers[at:]
     section = memory.section if memory is not None else None
@@ -352,6 +353,10 @@ def check_request(headers: Sequence[Field], ended: bool, memory: Memory | None =
             if len(_known_paths) >= MAX_KNOWN:
                 _known_paths.clear()
             _known_paths.add(path)
+    if at == 4 and protocol is None:
+        size = PSEUDO_SIZE + len(method) + len(scheme) + len(authority) + len(target)
+    else:
+        size = sum(32 + len(name) + len(value) for name, value in headers[:at])
     return RequestHead(  # by position: half the price
         known_method, target, "2", section.fields, "http", authority, path, query,
         None if protocol is None else protocol.decode("ascii"), size + section.size, None, length, None,

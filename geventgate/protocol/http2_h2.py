@@ -185,7 +185,6 @@ class Engine:
         # Input.
         self._preface = PREFACE  # what is still to come of it
         self._rest = bytearray()  # a frame's beginning
-        self._needed = 0  # octets in it until it may be looked at
         self._settled = False  # the peer's first SETTINGS have come
         self._section: list[bytes] = []  # of a field section that goes on
         self._section_head = (0, 0, False)  # its stream, the flags of its HEADERS, whether that depends on itself
@@ -235,32 +234,42 @@ class Engine:
             data = self._receive_preface(data)
         if self._given_up or not data:
             return
-        rest = self._rest
-        if rest:
-            rest += data
-            if len(rest) < self._needed:
-                return
-            data = bytes(rest)
-            rest.clear()
-        at, size = 0, len(data)
-        while size - at >= FRAME_HEAD:
+        at, size = self._complete(data) if self._rest else 0, len(data)
+        while size - at >= FRAME_HEAD and not self._given_up:
             high, low, kind, flags, stream_id = _read_frame_head(data, at)
-            length = high << 8 | low
-            end = at + FRAME_HEAD + length
-            if length > MAX_FRAME_SIZE:
+            end = at + FRAME_HEAD + (high << 8 | low)
+            if end - at > FRAME_HEAD + MAX_FRAME_SIZE:
                 self._give_up(FRAME_SIZE_ERROR, "a frame is too large")
-                return
-            if end > size:
-                self._needed = end - at
+            elif end > size:
                 break
-            self._receive_frame(kind, flags, stream_id & LAST_STREAM, data[at + FRAME_HEAD : end])
-            if self._given_up:
-                return
-            at = end
-        else:
-            self._needed = FRAME_HEAD
-        if at < size:
-            rest += data[at:]
+            else:
+                self._receive_frame(kind, flags, stream_id & LAST_STREAM, data[at + FRAME_HEAD : end])
+                at = end
+        if at < size and not self._given_up:
+            self._rest += data[at:]
+
+    def _complete(self, data: bytes) -> int:
+        """Receive the frame that began before *data*, if it ends there; return how many octets of *data* that took.
+
+        Only that frame is put together: copies of all that comes would leave holes in memory.
+        """
+        rest = self._rest
+        at = max(FRAME_HEAD - len(rest), 0)
+        rest += data[:at]
+        if len(rest) < FRAME_HEAD:
+            return len(data)
+        high, low, kind, flags, stream_id = _read_frame_head(rest, 0)
+        end: int = FRAME_HEAD + (high << 8 | low)
+        if end > FRAME_HEAD + MAX_FRAME_SIZE:
+            self._give_up(FRAME_SIZE_ERROR, "a frame is too large")
+            return len(data)
+        missing = end - len(rest)
+        rest += data[at : at + missing]
+        if len(rest) == end:
+            payload = bytes(memoryview(rest)[FRAME_HEAD:])
+            self._rest = bytearray()
+            self._receive_frame(kind, flags, stream_id & LAST_STREAM, payload)
+        return min(at + missing, len(data))
 
     def events(self) -> list[Event]:
         events = self._events

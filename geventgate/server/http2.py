@@ -281,7 +281,7 @@ class Http2Connection:
         if head.content_length is None and head.expect is None:
             return None
         try:
-            if head.protocol == "" and head.content_length is not None:
+            if head.method == "CONNECT" and head.content_length is not None:
                 return PeerError(400, "CONNECT has no content")
             request_content(head, self._service.config.limit_request_body)
             expects_continue(head)
@@ -797,7 +797,7 @@ class Http2Exchange(CarriedExchange):
         self._pieces, self._unread = None, 0
         if self.lost is None:
             self.lost = LEFT_BEHIND
-            self._wake(self._reader)  # if somebody is
+            self._wake(self._reader)
             self._wake(self._writer)
         super().leave()
 

@@ -414,6 +414,10 @@ def response_content(request: RequestHead, code: int, stated: int, persistent: b
 
 # The connection is the server's (PEP 3333, "Other HTTP Features"); RFC 9110 §7.6.1 names them.
 HOP_BY_HOP = frozenset((b"connection", b"keep-alive", b"proxy-connection", b"te", b"transfer-encoding", b"upgrade"))
+# Secrets, and what differs each time: not kept for the next response that says the same.
+UNCOMMON = frozenset(
+    (b"set-cookie", b"sec-websocket-accept", b"date", b"etag", b"expires", b"last-modified", b"location")
+)
 _MINDED = HOP_BY_HOP | {b"content-length", b"date", b"server", b"priority"}
 
 _known_response_names: dict[str, bytes] = {}  # as the application spells it -> lower case
@@ -492,7 +496,7 @@ def field_line(name: Text, value: Text) -> FieldLine:
         raise ApplicationError(f"not latin-1 (PEP 3333): {text}: {said!r}") from None
     if len(wire.translate(None, CONTROLS)) + 2 != len(wire):
         raise ApplicationError(f"a control character in the head: {text}: {said!r}")
-    common = len(wire) <= MAX_KNOWN_LINE and lower != b"set-cookie" and type(name) is str and type(value) is str
+    common = len(wire) <= MAX_KNOWN_LINE and lower not in UNCOMMON and type(name) is str and type(value) is str
     line = FieldLine(wire, (lower, wire[len(text) + 2 : -2].strip(b" \t")), lower in _MINDED, common)
     if common:
         if len(_known_lines) >= MAX_KNOWN_NAMES:

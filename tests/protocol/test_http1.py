@@ -736,7 +736,13 @@ def test_field_line() -> None:
 
 @pytest.mark.parametrize(
     ("name", "value", "known"),
-    [("A", "b", True), ("Set-Cookie", "a=b", False), ("A", "b" * 100, False), (b"A", b"b", False)],
+    [
+        ("A", "b", True),
+        ("Set-Cookie", "a=b", False),
+        ("ETag", "1", False),
+        ("A", "b" * 100, False),
+        (b"A", b"b", False),
+    ],
 )
 def test_known_lines(name: Any, value: Any, known: bool) -> None:
     """What is said again is not composed again, unless it is a secret or long."""

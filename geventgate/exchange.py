@@ -59,6 +59,13 @@ class Exchange:
         """
         raise NotImplementedError
 
+    def take_whole(self) -> bytes | None:
+        """All of the content, where it has come already, is small, and nobody has read of it; else None.
+
+        It is read with that. Never blocks. For the gateway: a file over read() costs more than a small request.
+        """
+        return None
+
     def trailers(self) -> Fields:
         """The request's trailer fields, complete once read() has returned b"" (RFC 9110 §6.5)."""
         raise NotImplementedError

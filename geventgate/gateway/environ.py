@@ -212,7 +212,10 @@ def build_environ(exchange: Exchange, template: Environ, front: Front | None = N
     if head.scheme == "https":
         environ["HTTPS"] = "on"
     if exchange.has_content:
-        environ["wsgi.input"] = BufferedReader(ContentFile(exchange), CONTENT_BUFFER)
+        content = exchange.take_whole()
+        environ["wsgi.input"] = (
+            BufferedReader(ContentFile(exchange), CONTENT_BUFFER) if content is None else BytesIO(content)
+        )
     if head.memo is None:
         _add_fields(environ, head.fields, exchange.tls)
     else:

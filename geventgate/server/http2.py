@@ -551,6 +551,16 @@ class Http2Exchange(CarriedExchange):
                 self._wide = self._connection.widen(self.stream_id)
         return self.receive(size)
 
+    def take_whole(self) -> bytes | None:
+        limit = self._connection.limit_request_body
+        if not self._ended or not 0 < self._unread == self._received <= PIECE or 0 < limit < self._received:
+            return None
+        assert self._pieces is not None
+        data = b"".join(self._pieces)
+        self._pieces, self._unread = None, 0
+        self._engine.consume(self.stream_id, len(data))
+        return data
+
     def _send_continue(self) -> None:
         """Tell a waiting client to go on (RFC 9110 §10.1.1)."""
         self._continue_due = False

@@ -262,6 +262,36 @@ def test_content_and_trailers(site: Site, size: int) -> None:
     assert client.request("POST", "/", [], [b"hel", b"lo"], [("A", "b")]).content == b"hello((b'a', b'b'),)"
 
 
+@pytest.mark.parametrize(
+    ("size", "waits", "limit", "whole"),
+    [(1, True, 0, True), (16_384, True, 0, True), (16_385, True, 0, False), (5, False, 0, False), (5, True, 5, True),
+     (5, True, 4, False)],
+)  # fmt: skip
+def test_content_that_has_come(site: Site, size: int, waits: bool, limit: int, whole: bool) -> None:
+    """Small content may be taken at once, by who has read none of it."""
+    content = bytes(size)
+
+    def handle(exchange: Exchange) -> None:
+        if waits:
+            gevent.sleep(0.05)
+        else:
+            assert exchange.read(1) == b"\0"
+        taken = exchange.take_whole()
+        assert (taken == content) is whole
+        if not limit:
+            assert read_all(exchange, 100) == (b"" if whole else content[not waits :])
+        exchange.send_head(200, [])
+        exchange.finish(b"done")
+
+    server = site.serve(handle, limit_request_body=limit)
+    client = site.http2()
+    stream = client.open("POST", "/")
+    stream.send(content)
+    stream.end()
+    assert stream.response().content == b"done"
+    assert connection(server)._spare == connection(server)._service.http2_limits.spare_window
+
+
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_no_content(site: Site, method: str) -> None:
     def handle(exchange: Exchange) -> None:

@@ -156,6 +156,9 @@ class Engine(Protocol):
     def send(self, stream_id: int, data: bytes, ended: bool = False) -> int:
         """Queue content; return how many octets of the stream are queued now."""
 
+    def respond(self, stream_id: int, status: int, fields: Sequence[Field], content: bytes) -> None:
+        """Queue a whole response: head() and the last send(), at the price of one."""
+
     def end(self, stream_id: int, trailers: Sequence[Field] = ()) -> None:
         """End our side of the stream, behind what is queued."""
 

@@ -966,6 +966,11 @@ class Engine:
             self._join_line(stream)
         return stream.queued
 
+    def respond(self, stream_id: int, status: int, fields: Sequence[Field], content: bytes) -> None:
+        self.head(stream_id, status, fields, not content)
+        if content:
+            self.send(stream_id, content, True)
+
     def end(self, stream_id: int, trailers: Sequence[Field] = ()) -> None:
         stream = self._find(stream_id)
         assert stream.headed

@@ -287,6 +287,27 @@ class Engine:
             stream.end_rides = WITH_CONTENT if queued else IN_EMPTY_FRAME
         return queued
 
+    def respond(self, stream_id: int, status: int, fields: Sequence[Field], content: bytes) -> None:
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            raise PeerGone
+        connection = self._connection
+        size = len(content)
+        try:
+            connection.send_response(stream_id, [_statuses[status], *fields], end_stream=not size)
+            if size:
+                connection.send_data(stream_id, content, end_stream=True)
+        except FAULTS as error:
+            raise PeerGone(str(error)) from error
+        if size:
+            stream.queued = size
+            self._busy[stream_id] = stream
+            self._conduct.earned += 2 + (size >> 10)  # as in send()
+            if size > self._low_water:
+                stream.waiting = True
+        if not stream.request_ended:
+            stream.end_rides = WITH_CONTENT if size else IN_FIELDS
+
     def end(self, stream_id: int, trailers: Sequence[Field] = ()) -> None:
         if not trailers:
             self.send(stream_id, b"", True)

@@ -53,7 +53,7 @@ NOTHING, HEAD_HELD, HEAD_SENT, FINISHED = Said  # an attribute of an Enum costs 
 class CarriedExchange(Exchange):
     """One exchange. ``status`` is what was sent (0: nothing), ``sent`` the bytes of content.
 
-    A carrier writes the head in _write_head(), and ends the exchange in complete(), cut() and leave().
+    How its head travels is a carrier's own; it ends the exchange in complete(), cut() and leave().
     """
 
     __slots__ = (

@@ -647,12 +647,12 @@ class Http2Exchange(CarriedExchange):
 
     def send(self, data: bytes) -> None:
         if self._said is HEAD_HELD:
-            self._write_head(-1, False)
+            self._queue_head(self._begin(-1), False)
         self.queue(self._measure(data))
 
     def send_file(self, file: IO[bytes], offset: int, count: int) -> None:
         if self._said is HEAD_HELD:
-            self._write_head(-1, False)
+            self._queue_head(self._begin(-1), False)
         elif self._said is not HEAD_SENT:
             raise ApplicationError("content outside of a response")
         super().send_file(file, offset, count)
@@ -660,15 +660,16 @@ class Http2Exchange(CarriedExchange):
     def finish(self, data: bytes = b"", trailers: ResponseFields = ()) -> None:
         tail = [line.field for line in compose_trailers(trailers)] if trailers else None
         if self._said is HEAD_HELD:
-            self._write_head(-1 if tail else len(data), not tail)
-            if self._said is FINISHED:
-                return
+            fields = self._begin(-1 if tail else len(data))
             if tail is None and self._left == len(data) <= PIECE and self._framing is KNOWN_LENGTH:
-                # The most common answer: whole, and as long as was stated. The writer is awake.
+                self._engine.respond(self.stream_id, self.status, fields, data)  # whole, as most are
                 self._left = 0
                 self.sent = len(data)
-                self._engine.send(self.stream_id, data, True)
                 self._said = FINISHED
+                self._connection.wake_writer()
+                return
+            self._queue_head(fields, tail is None)
+            if self._said is FINISHED:
                 return
         data = self._measure(data)
         if self._framing is NO_CONTENT:
@@ -684,9 +685,8 @@ class Http2Exchange(CarriedExchange):
             self._connection.wake_writer()
         self._said = FINISHED
 
-    def _write_head(self, length: int, last: bool) -> None:
-        """Queue the held head and what the server adds to it. *length* is the content's, or -1 when not known; *last*:
-        nothing comes behind the content."""
+    def _begin(self, length: int) -> list[Field]:
+        """The fields of the held head, and what the server adds. *length* is the content's, or -1 when not known."""
         head = self._head
         request = self.request
         assert head is not None
@@ -706,9 +706,13 @@ class Http2Exchange(CarriedExchange):
             fields.append(CLOCK.date_field)
         if head.priority is not None:
             self._engine.prioritize(self.stream_id, *parse_priority(head.priority))
-        ended = framing is NO_CONTENT or (last and stated == 0)
-        self._engine.head(self.stream_id, head.code, fields, ended)
         self.status = head.code
+        return fields
+
+    def _queue_head(self, fields: list[Field], last: bool) -> None:
+        """*last*: nothing comes behind the content."""
+        ended = self._framing is NO_CONTENT or (last and self._framing is KNOWN_LENGTH and not self._left)
+        self._engine.head(self.stream_id, self.status, fields, ended)
         self._said = FINISHED if ended and last else HEAD_SENT
         self._connection.wake_writer()
 

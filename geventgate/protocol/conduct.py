@@ -10,21 +10,25 @@ from struct import Struct
 from typing import NamedTuple
 
 from geventgate.protocol.http2 import (
+    CONTINUATION,
+    DATA,
+    END_STREAM,
     ENHANCE_YOUR_CALM,
+    FRAME_HEAD,
+    HEADERS,
     LAST_STREAM,
+    PADDED,
     PREFACE,
+    PRIORITY,
+    PRIORITY_UPDATE,
     PROTOCOL_ERROR,
+    RST_STREAM,
+    SETTINGS,
     STREAM_CLOSED,
     Budget,
     Limits,
 )
 
-# Frame types and flags (RFC 9113 §6)
-DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, CONTINUATION = 0, 1, 2, 3, 4, 9
-PRIORITY_UPDATE = 16  # RFC 9218 §7.1
-END_STREAM, PADDED = 1, 8
-
-FRAME_HEAD = 9  # octets
 PRIORITY_SIZE = 5
 MAX_PADDING = 256  # octets, that of its length included
 MAX_UNENDED = 1024  # streams that the peer has not ended, reset ones included: the oldest are forgotten

@@ -26,7 +26,19 @@ STREAM_CLOSED = 5
 FRAME_SIZE_ERROR = 6
 REFUSED_STREAM = 7
 CANCEL = 8
+COMPRESSION_ERROR = 9
 ENHANCE_YOUR_CALM = 11
+
+# Frame types and flags (RFC 9113 §6; RFC 9218 §7.1), and the size of a frame's head (RFC 9113 §4.1).
+DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = range(10)
+PRIORITY_UPDATE = 16
+END_STREAM = ACK = 1
+END_HEADERS, PADDED, HAS_PRIORITY = 4, 8, 32
+FRAME_HEAD = 9  # octets
+
+# Settings (RFC 9113 §6.5.2; RFC 8441 §3; RFC 9218 §2.1).
+ENABLE_PUSH, MAX_CONCURRENT_STREAMS, INITIAL_WINDOW_SIZE, MAX_HEADER_LIST_SIZE = 2, 3, 4, 6
+ENABLE_CONNECT_PROTOCOL, NO_RFC7540_PRIORITIES = 8, 9
 
 LAST_STREAM = 2**31 - 1
 
@@ -483,15 +495,6 @@ def parse_priority(value: bytes) -> tuple[int, bool]:
         elif member == b"i=?0":
             incremental = False
     return urgency, incremental
-
-
-def fields_of(wire: bytes) -> list[Field]:
-    """The fields of a checked head that is on HTTP/1's terms: exact, for its only control characters are line ends."""
-    fields = []
-    for line in wire.split(b"\r\n")[1:-1]:
-        name, _, value = line.partition(b": ")
-        fields.append((name.lower(), value.strip(b" \t")))
-    return fields
 
 
 class Budget:

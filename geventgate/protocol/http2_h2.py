@@ -26,17 +26,40 @@ from hpack.exceptions import HPACKError, OversizedHeaderListError
 from geventgate.errors import PeerError, PeerGone
 from geventgate.message import Field
 from geventgate.protocol.http2 import (
+    ACK,
     CANCEL,
+    COMPRESSION_ERROR,
+    CONTINUATION,
+    DATA,
+    ENABLE_CONNECT_PROTOCOL,
+    END_HEADERS,
+    END_STREAM,
     ENHANCE_YOUR_CALM,
     FLOW_CONTROL_ERROR,
+    FRAME_HEAD,
     FRAME_SIZE_ERROR,
+    GOAWAY,
+    HAS_PRIORITY,
+    HEADERS,
+    INITIAL_WINDOW_SIZE,
     INTERNAL_ERROR,
     LAST_STREAM,
+    MAX_CONCURRENT_STREAMS,
+    MAX_HEADER_LIST_SIZE,
     NO_ERROR,
+    NO_RFC7540_PRIORITIES,
+    PADDED,
+    PING,
     PREFACE,
+    PRIORITY,
+    PRIORITY_UPDATE,
     PROTOCOL_ERROR,
+    PUSH_PROMISE,
     REFUSED_STREAM,
+    RST_STREAM,
+    SETTINGS,
     STREAM_CLOSED,
+    WINDOW_UPDATE,
     Budget,
     Data,
     Event,
@@ -52,18 +75,7 @@ from geventgate.protocol.http2 import (
     parse_priority,
 )
 
-COMPRESSION_ERROR = 9  # RFC 9113 §7
-
-# Frame types (RFC 9113 §6; RFC 9218 §7.1), settings (RFC 9113 §6.5.2; RFC 8441 §3; RFC 9218 §2.1) and flags.
-DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = range(10)
-PRIORITY_UPDATE = 16
-MAX_CONCURRENT_STREAMS, INITIAL_WINDOW_SIZE, MAX_HEADER_LIST_SIZE = 3, 4, 6
-ENABLE_CONNECT_PROTOCOL, NO_RFC7540_PRIORITIES = 8, 9
 KNOWN_SETTINGS = frozenset((1, 2, 3, 4, 5, 6, 8))  # to h2, which would remember others, 64 Ki of them
-END_STREAM = ACK = 1
-END_HEADERS, PADDED, HAS_PRIORITY = 4, 8, 32
-
-FRAME_HEAD = 9  # octets (RFC 9113 §4.1)
 MAX_FRAME_SIZE = 16384  # octets of payload, in both directions: what everybody takes (RFC 9113 §4.2)
 GOAWAY_SIZE = FRAME_HEAD + 8  # as h2 composes it
 CONTROL_SIZE = FRAME_HEAD + 8  # of all other control frames that we queue, at most

@@ -32,11 +32,18 @@ from geventgate.errors import PeerError, PeerGone
 from geventgate.message import Field
 from geventgate.protocol.conduct import Conduct
 from geventgate.protocol.http2 import (
+    ENABLE_CONNECT_PROTOCOL,
+    ENABLE_PUSH,
     ENHANCE_YOUR_CALM,
+    GOAWAY,
+    INITIAL_WINDOW_SIZE,
     INTERNAL_ERROR,
     KIB,
     LAST_STREAM,
+    MAX_CONCURRENT_STREAMS,
+    MAX_HEADER_LIST_SIZE,
     NO_ERROR,
+    NO_RFC7540_PRIORITIES,
     PROTOCOL_ERROR,
     REFUSED_STREAM,
     Budget,
@@ -54,20 +61,11 @@ from geventgate.protocol.http2 import (
     check_trailers,
 )
 
-# Settings (RFC 9113 §6.5.2, RFC 8441 §3, RFC 9218 §2.1)
-ENABLE_PUSH = 2
-MAX_CONCURRENT_STREAMS = 3
-INITIAL_WINDOW_SIZE = 4
-MAX_HEADER_LIST_SIZE = 6
-ENABLE_CONNECT_PROTOCOL = 8
-NO_RFC7540_PRIORITIES = 9
-
 DEFAULT_WINDOW = 64 * KIB - 1
 NEVER = 1 << 40, 1 << 40  # nghttp2's own budgets run by the wall clock; ours are in conduct.py
 MAX_HEAD = 1024 * KIB  # of ours, before it is compressed: else nghttp2 resets the stream
 
 FAULTS = (NGH2Error, ValueError, MemoryError)  # what ngh2 raises: all are ours to turn into frames and events
-GOAWAY = 7
 EMPTY_SETTINGS = b"\0\0\0\4\0\0\0\0\0"  # "the server connection preface consists of a potentially empty SETTINGS frame"
 
 # What carries END_STREAM to the peer, and so whether it has left when the stream's queue is empty.

@@ -18,6 +18,7 @@ MIB = 1024 * KIB
 PLACES = "where it listens"
 PROXIES = "proxies in front"
 PROCESS = "the process"
+WORKERS = "worker processes"
 APPLICATION = "the application"
 LOGS = "logs"
 TIMES = "times, in seconds"
@@ -119,6 +120,15 @@ def _one_tongue(names: tuple[str, ...]) -> None:
         raise ValueError("forwarded says what the others say: should be one or the others")
 
 
+SHIMS = ("geventwebsocket", "flask_sockets", "eventlet", "uwsgi")
+
+
+def _known_shims(names: tuple[str, ...]) -> None:
+    for name in names:
+        if name not in SHIMS:
+            raise ValueError(f"{name!r} should be one of {', '.join(SHIMS)}")
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
     """How a server behaves. Times are in seconds, sizes in bytes; the reasons are in docs/limits.md.
@@ -170,8 +180,30 @@ class Config:
         "", PROCESS, "permissions withheld from files and unix sockets, octal", short="-m", metavar="MASK", check=_octal
     )
 
+    workers: int = option(
+        0,
+        WORKERS,
+        "serve with this many processes, kept alive by one more; 0 is this one alone",
+        short="-w",
+        metavar="N",
+    )
+    timeout: float = option(
+        30.0, WORKERS, "a worker may be blocked, before it is killed and replaced; 0 is for ever", metavar="S"
+    )
+    max_requests: int = option(0, WORKERS, "requests a worker serves before it is replaced; 0 is any", metavar="N")
+    max_requests_jitter: int = option(0, WORKERS, "up to so many more, at random, for each worker", metavar="N")
+    preload: bool = option(False, WORKERS, "import the application once, before the workers are forked")
+    reload: bool = option(False, WORKERS, "start the worker again when a source file changes: for development")
+
     chdir: str = option("", APPLICATION, "change to this directory before the application is imported", metavar="DIR")
     patch: bool = option(True, APPLICATION, "monkey-patch the standard library before the application is imported")
+    compat: tuple[str, ...] = option(
+        (),
+        APPLICATION,
+        "have old code import our own of geventwebsocket, flask_sockets, eventlet or uwsgi; may be repeated",
+        metavar="NAME",
+        check=_known_shims,
+    )
     allow_connect: bool = option(
         False, APPLICATION, "let the application answer CONNECT, else 501: an open proxy is a trap"
     )

@@ -65,13 +65,13 @@ class WebSockets:
         self._timer = get_hub().loop.timer(TICK, TICK)
         self._timer.start(self.sweep)
 
-    def stop(self) -> None:
-        """Close all with 1001, as a server that goes away does. Does not wait."""
+    def stop(self, code: int = GOING_AWAY) -> None:
+        """Close all with *code*, as a server that goes away does. Does not wait."""
         if self._timer is not None:
             self._timer.stop()
             self._timer.close()
             self._timer = None
-        self.close_all(GOING_AWAY)
+        self.close_all(code)
 
     def close_all(self, code: int = GOING_AWAY, reason: str = "") -> None:
         """Close all at once, and those that are still to come. Does not wait: their handlers end when they are told."""

@@ -16,6 +16,7 @@ from geventgate.gateway.forwarded import Forwarding
 from geventgate.gateway.upgrade import TunnelSocket
 from geventgate.gateway.websocket import WebSocket, WebSockets
 from geventgate.protocol.handshake import check_handshake, is_websocket
+from geventgate.protocol.websocket import GOING_AWAY, SERVICE_RESTART
 
 Application = Callable[..., Iterable[bytes]]
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
@@ -226,9 +227,9 @@ class WsgiGateway:
     def start(self) -> None:
         self._websockets.start()
 
-    def drain(self) -> None:
-        """The server goes away: WebSockets are closed with 1001."""
-        self._websockets.stop()
+    def drain(self, restarts: bool) -> None:
+        """The server goes away: WebSockets are closed with 1001, or 1012 when there will soon be another."""
+        self._websockets.stop(SERVICE_RESTART if restarts else GOING_AWAY)
 
     def stop(self) -> None:
         """The last exchange has ended."""

@@ -47,12 +47,14 @@ class Given(NamedTuple):
 
 
 class Bound:
-    """A listening socket, and its file if we made one; *given* by somebody who may go on listening with it."""
+    """A listening socket, and its file if we made one; *given* by somebody who may go on listening with it, *shared*
+    with other processes of this server."""
 
-    __slots__ = ("_file", "_given", "_identity", "sock")
+    __slots__ = ("_file", "_given", "_identity", "shared", "sock")
 
-    def __init__(self, sock: Any, file: str = "", given: bool = False) -> None:
+    def __init__(self, sock: Any, file: str = "", given: bool = False, shared: bool = False) -> None:
         self.sock = sock
+        self.shared = shared
         self._given = given
         self._file = os.path.abspath(file) if file else ""  # the application may change the directory
         self._identity = _identity(self._file)

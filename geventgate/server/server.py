@@ -38,12 +38,12 @@ log = logging.getLogger("geventgate")
 
 
 class Gateway(Protocol):
-    """Who answers. ``drain`` tells what lives long (WebSockets) that the server goes away; ``stop`` that the last
-    exchange has ended. ``start`` may raise, and may take its time."""
+    """Who answers. ``drain`` tells what lives long (WebSockets) that the server goes away, and whether another takes
+    its place; ``stop`` that the last exchange has ended. ``start`` may raise, and may take its time."""
 
     def start(self) -> None: ...
     def handle(self, exchange: Exchange) -> None: ...
-    def drain(self) -> None: ...
+    def drain(self, restarts: bool) -> None: ...
     def stop(self) -> None: ...
 
 
@@ -56,6 +56,8 @@ class Listener(StreamServer):  # type: ignore[misc]
         sock = bound.sock
         sock.setblocking(False)
         super().__init__(sock, handle=self.do_handle)
+        if bound.shared:
+            self.max_accept = 1  # others have theirs
         self.url = url(sock, "https" if server.certificates else "http")
         name = sock.getsockname()
         self._unix = sock.family == socket.AF_UNIX
@@ -123,6 +125,12 @@ class Listener(StreamServer):  # type: ignore[misc]
         while (accepted := self.do_read()) is not None:
             self.do_handle(*accepted)
 
+    def end(self, restarts: bool) -> None:
+        """Close; the queue of a shared socket is left to those who go on."""
+        if not (restarts and self._bound.shared):
+            self.accept_queued()
+        self.close()
+
     def close(self) -> None:
         super().close()
         self._bound.close()
@@ -180,21 +188,21 @@ class Server:
             self.start()
         self._stopped.wait()
 
-    def stop(self, timeout: float | None = None) -> None:
+    def stop(self, timeout: float | None = None, restarts: bool = False) -> None:
         """Drain: accept nothing more, let what runs end within *timeout* seconds (default: graceful_timeout), then cut.
 
-        Connections in the kernel's queue are still served; WebSockets get a Close 1001. May be called again, with a
-        shorter timeout, while it runs.
+        Connections in the kernel's queue are still served; WebSockets get a Close 1001. *restarts* says that another
+        process listens in our place: the queue of a shared listener is left to it, the Close is 1012. May be called
+        again, with a shorter timeout, while it runs.
         """
         self.service.draining.set()
         self._empty.clear()
         for listener in self._listeners:
             if not listener.closed:
-                listener.accept_queued()
-                listener.close()
+                listener.end(restarts)
         for connection in list(self.service.connections):
             connection.drain()
-        self._gateway.drain()
+        self._gateway.drain(restarts)
         if self.service.connections:
             self._empty.wait(self.config.graceful_timeout if timeout is None else timeout)
         if self.service.connections:

@@ -1126,15 +1126,16 @@ def test_its_own_page_is_served():
         assert client.receive() == "hello"
 
 
-def test_websockets_are_closed_when_the_server_stops(caplog):
+@pytest.mark.parametrize(("restarts", "code"), [(False, 1001), (True, 1012)])
+def test_websockets_are_closed_when_the_server_stops(restarts, code, caplog):
     with running(goes_on) as server:
         clients = [WebSocketClient(server.url) for _ in range(3)]
         for client in clients:
             client.send("hello")
             assert client.receive() == "hello"
-        stopping = gevent.spawn(server.server.stop)
+        stopping = gevent.spawn(server.server.stop, restarts=restarts)
         for client in clients:
-            assert (client.receive(), client.close_code) == (None, 1001)
+            assert (client.receive(), client.close_code) == (None, code)
             client.close()
         stopping.get(timeout=5)
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []

@@ -30,8 +30,8 @@ class Gateway:
     def start(self) -> None:
         self.told.append("start")
 
-    def drain(self) -> None:
-        self.told.append("drain")
+    def drain(self, restarts: bool) -> None:
+        self.told.append("restart" if restarts else "drain")
 
     def stop(self) -> None:
         self.told.append("stop")

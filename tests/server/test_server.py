@@ -220,7 +220,7 @@ EMFILE = """
 
     class Gateway:
         def start(self): pass
-        def drain(self): pass
+        def drain(self, restarts): pass
         def stop(self): pass
         def handle(self, exchange):
             exchange.send_head(200, [])
@@ -449,6 +449,30 @@ def test_a_stop_without_patience(site: Site) -> None:
         with sock:
             assert sock.recv(1) == b""
     assert idle.rest() == b""
+
+
+@pytest.mark.parametrize("restarts", [True, False])
+def test_the_queue_of_a_shared_socket(site: Site, restarts: bool) -> None:
+    """Left to the others where they go on; else it is this server's to answer."""
+    first, second = (site.prepare(hello) for _ in range(2))
+    sock = addresses.listen("127.0.0.1:0", first.config).sock
+    address = sock.getsockname()
+    first._sockets = [addresses.Bound(sock, shared=True)]
+    second._sockets = [addresses.Bound(sock.dup(), shared=True)]
+    first.start()
+    assert first._listeners[0].max_accept == 1
+    with plain.create_connection(address) as queued:
+        queued.sendall(REQUEST)
+        first.stop(restarts=restarts)
+        if restarts:
+            assert first._gateway.told == ["start", "restart", "stop"]  # type: ignore[attr-defined]
+            second.start()
+            gevent.sleep(0.05)
+            with plain.create_connection(address) as other:  # nothing keeps others out
+                other.sendall(REQUEST)
+                gevent.sleep(0.05)
+                assert b" 200 " in other.recv(1000)
+        assert b" 200 " in queued.recv(1000)
 
 
 def test_a_connection_killed_before_it_began_leaves_too(site: Site) -> None:

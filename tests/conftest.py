@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -23,7 +24,8 @@ from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).parent.parent
 CI = os.environ.get("CI", "").lower() in ("1", "true")
-START = STOP = 10.0  # seconds a server may take to listen, and to end after SIGTERM
+START = 30.0  # seconds a server may take to listen, on a busy machine
+STOP = 20.0  # and to end after SIGTERM; the graceful timeout would be 30
 
 settings.register_profile("default", deadline=None, max_examples=100)
 settings.register_profile("ci", deadline=None, max_examples=300, derandomize=True)
@@ -95,11 +97,21 @@ class Gate:
 
 
 StartGate = Callable[..., Gate]
+HELD: deque[socket.socket] = deque(maxlen=16)  # of the ports given last; a server listens within seconds
 
 
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])
+    """A port for a server, which must set SO_REUSEADDR, as servers do.
+
+    It stays bound here for a while, without listening, so that nobody else on the machine is given it meanwhile.
+    """
+    if len(HELD) == HELD.maxlen:
+        HELD[0].close()
+    held = socket.socket()
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    held.bind(("127.0.0.1", 0))
+    HELD.append(held)
+    return int(held.getsockname()[1])
 
 
 @contextmanager

@@ -39,7 +39,7 @@ class Site:
 
     def run(self, *command: str, stdin: bytes = b"", status: int = 0) -> bytes:
         """What a program prints."""
-        ran = subprocess.run(command, input=stdin, capture_output=True, timeout=60)
+        ran = subprocess.run(command, input=stdin, capture_output=True, timeout=110)
         assert ran.returncode == status, (command, ran.stdout[-2000:], ran.stderr[-2000:])
         return ran.stdout
 
@@ -303,7 +303,7 @@ def test_content_that_nobody_reads(site, tmp_path):
 def test_statistics(site):
     """Nobody waits for the slow one, or for the large one."""
     said = site.run(
-        "nghttp", "-ns", *(site.url + path for path in ("/sleep?seconds=1", "/pour?mib=3", "/unread"))
+        "nghttp", "-ns", *(site.url + path for path in ("/sleep?seconds=3", "/pour?mib=1", "/unread"))
     ).decode()
     assert re.findall(r" (\d{3}) +\w+ (/\w+)", said) == [("200", "/unread"), ("200", "/pour"), ("200", "/sleep")]
 
@@ -327,11 +327,11 @@ def test_load(site, tmp_path):
 def test_a_hundred_that_sleep(site):
     """Each a second, on one connection."""
     seconds = []
-    while not seconds or (min(seconds) > 1.5 and len(seconds) < 3):  # the machine may have been busy
+    while not seconds or (min(seconds) > 1.9 and len(seconds) < 3):  # the machine may have been busy
         said = site.h2load("/sleep?seconds=1", "-c1", "-m100", "-n100")
         assert succeeded(said, 100), said
         seconds.append(float(re.search(r"finished in ([\d.]+)s", said)[1]))
-    assert 1.0 <= min(seconds) <= 1.5, seconds
+    assert 1.0 <= min(seconds) <= 1.9, seconds  # in two turns it would be 2
 
 
 # --- httpx

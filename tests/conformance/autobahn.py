@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterable
+from typing import NamedTuple
 
 GOOD = {"OK", "NON-STRICT", "INFORMATIONAL"}
 GOOD_CLOSE = {"OK", "INFORMATIONAL"}
@@ -30,23 +31,40 @@ try:
 except kosoku.FailureError as failure:
     results = failure.results or sys.exit(str(failure))
 print(json.dumps([
-    [one.case_id, one.behavior.value, one.result, one.behavior_close.value, one.result_close] for one in results
+    [one.case_id, one.behavior.value, one.result, one.behavior_close.value, one.result_close, one.dropped_by_me]
+    for one in results
 ]), flush=True)
 os._exit(0)  # its threads may abort the interpreter's own end
 """
 
 
-def run(url: str, *cases: str, count: int, timeout: float) -> None:
+class Result(NamedTuple):
+    case: str
+    behavior: str
+    result: str
+    close: str
+    result_close: str
+    dropped: bool  # by the TestSuite, which waits no longer: a second, for the most part
+
+    @property
+    def good(self) -> bool:
+        return self.behavior in GOOD and self.close in GOOD_CLOSE
+
+
+def results(url: str, cases: Iterable[str], timeout: float) -> list[Result]:
     ran = subprocess.run([sys.executable, "-c", RUN, url, *cases], capture_output=True, text=True, timeout=timeout)
     assert ran.returncode == 0, ran.stderr
-    results = json.loads(ran.stdout.splitlines()[-1])
-    bad = [
-        f"{case}: {behavior} ({result}), close {close} ({result_close})"
-        for case, behavior, result, close, result_close in results
-        if behavior not in GOOD or close not in GOOD_CLOSE
-    ]
-    assert not bad, "\n".join(bad)
-    assert len(results) == count
+    return [Result(*one) for one in json.loads(ran.stdout.splitlines()[-1])]
+
+
+def run(url: str, *cases: str, count: int, timeout: float) -> None:
+    """All *cases* are good. What was not waited for is tried once more: the machine may have been busy."""
+    first = results(url, cases, timeout)
+    assert len(first) == count
+    bad = [one for one in first if not one.good]
+    if bad and all(one.dropped for one in bad):
+        bad = [one for one in results(url, [one.case for one in bad], timeout) if not one.good]
+    assert not bad, "\n".join(map(str, bad))
 
 
 def numbered(section: str, numbers: Iterable[int]) -> list[str]:

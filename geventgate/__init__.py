@@ -12,14 +12,16 @@ if TYPE_CHECKING:
     from geventgate.cli import serve
     from geventgate.config import Config
     from geventgate.gateway.websocket import WebSocket
+    from geventgate.worker import Worker
 
 __version__ = "0.1.0"
-__all__ = ["Config", "Server", "WebSocket", "errors", "serve"]
+__all__ = ["Config", "Server", "WebSocket", "Worker", "errors", "serve"]
 
 _HOMES = {
     "Config": "geventgate.config",
     "Server": "geventgate.assemble",
     "WebSocket": "geventgate.gateway.websocket",
+    "Worker": "geventgate.worker",
     "serve": "geventgate.cli",
 }
 

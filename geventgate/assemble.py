@@ -6,7 +6,7 @@ from typing import Any, TextIO
 
 from gevent.event import Event
 
-from geventgate import __version__
+from geventgate import __version__, compat
 from geventgate.config import Config
 from geventgate.gateway.wsgi import Application, WsgiGateway
 from geventgate.server import server
@@ -19,7 +19,8 @@ class Server(server.Server):
     """Answers with a WSGI *application*: ``with Server(app, bind="127.0.0.1:0") as server: ...``
 
     Configured by *config*, or by its fields by name. *errors* is ``wsgi.errors``: stderr. Of *sockets* it is the
-    listener instead of binding. Raises ConfigError.
+    listener instead of binding. The socket of a WebSocket handshake is in the environ under *socket_key* too, if that
+    is given. Raises ConfigError.
     """
 
     def __init__(
@@ -30,6 +31,7 @@ class Server(server.Server):
         bind: str | Sequence[str] = (),
         errors: TextIO | None = None,
         sockets: Sequence[Bound] = (),
+        socket_key: str = "",
         **options: Any,
     ) -> None:
         if bind:
@@ -39,7 +41,15 @@ class Server(server.Server):
         elif options:
             raise TypeError("a Server takes a Config or its fields, not both")
         draining = Event()
-        gateway = WsgiGateway(application, config, draining=draining, errors=errors or sys.stderr, software=SOFTWARE)
+        application = compat.wrap(application)
+        gateway = WsgiGateway(
+            application,
+            config,
+            draining=draining,
+            errors=errors or sys.stderr,
+            software=SOFTWARE,
+            socket_key=socket_key,
+        )
         super().__init__(config, gateway, draining, sockets)
 
 

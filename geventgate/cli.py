@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from geventgate.server.addresses import Bound
 
 TOLD_AT_START = (PROXIES, TIMES, LIMITS, HTTP, WEBSOCKETS)
+WORKERS_ONLY = ("timeout", "max_requests", "max_requests_jitter", "preload")
 FAILED, USAGE = 1, 2  # exit statuses; a second INT has its own
 
 # Whoever was imported before patching and holds one of these may hold locks and sockets that block the whole server.
@@ -34,8 +35,13 @@ OURS = ("geventgate", "gevent", "greenlet", "zope", "__main__", "sitecustomize",
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status. The process is expected to end then, and soon will."""
     early = imported_too_early(dict(sys.modules))
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] == ["doctor"]:  # a module of that name is served as doctor:app
+        from geventgate import doctor
+
+        return doctor.run(words[1:], os.environ)
     parser = argument_parser()
-    told = parse(parser, sys.argv[1:] if arguments is None else arguments, os.environ)
+    told = parse(parser, words, os.environ)
     config = told.config
     if told.print_only:
         print(as_toml(told.settings), end="")
@@ -56,24 +62,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _serve_target(config: Config, target: str, check_only: bool, early: list[str]) -> tuple[int, float]:
     """The exit status, and the seconds that the application's threads may go on."""
-    patched = config.patch and patch()
+    in_workers = bool(config.workers or config.reload)
+    patched = config.patch and patch(forks=in_workers and not check_only)
+    before = dict(os.environ), os.getcwd()
     # All of it here: who we become may not be able to read our files.
-    from geventgate import accesslog, loader, logs, process, signals  # noqa: F401
+    from geventgate import accesslog, compat, loader, logs, process, signals  # noqa: F401
     from geventgate.assemble import Server
     from geventgate.server import addresses
 
     enter_folder(config.chdir)
     process.set_umask(config.umask)
     sys.path.insert(0, os.getcwd())
+    compat.install(*config.compat)
     errors = logs.open_error_log(config)
     if patched and early:
         logs.log.warning(
             "imported too early, before the standard library was patched: %s; what they hold may block every request",
             ", ".join(early),
         )
-    signals.reopen_logs()
+    tell = process.notifier(os.environ)
     signals.end_on_interrupt()
     access_file = logs.open_access_log(config)
+    if in_workers and not check_only:
+        return _serve_in_workers(config, target, errors, access_file, before, tell)
+    signals.reopen_logs()
+    idle = [flag(field) for field in fields(config) if field.name in WORKERS_ONLY and is_set(config, field)]
+    if idle and not in_workers:
+        logs.log.warning("without --workers this has no effect: %s", ", ".join(idle))
     with ExitStack() as afterwards:
         if check_only:
             process.identity(config)
@@ -94,8 +109,44 @@ def _serve_target(config: Config, target: str, check_only: bool, early: list[str
         signals.reload_certificates(server.reload)
         server.start()
         logs.log.info(start_line(config, target, server.addresses))
+        tell("READY=1")
         server.serve_forever()
     return 0, stop.left
+
+
+def _serve_in_workers(
+    config: Config,
+    target: str,
+    errors: "LogFile",
+    access_file: "LogFile | None",
+    before: tuple[dict[str, str], str],
+    tell: Callable[[str], None],
+) -> tuple[int, float]:
+    """As _serve_target, and in the workers too: each returns from here at its end."""
+    from geventgate import loader, processes
+    from geventgate.server import addresses
+
+    heir_of, passed = processes.inheritance(os.environ)
+    config = replace(config, workers=max(config.workers, 1), bind=addresses.activated(os.environ) or config.bind)
+    pid = os.path.abspath(config.pid) if config.pid else ""
+    own = replace(config, pid=f"{pid}.2") if heir_of and pid else config
+    listen = (lambda: addresses.inherited(passed)) if heir_of else (lambda: addresses.listen_all(config))
+    with taking_place(own, listen) as sockets:
+        scheme = "https" if config.certfile or config.sni else "http"
+        urls = [addresses.url(bound.sock, scheme) for bound in sockets]
+        launch = processes.Launch(
+            config=replace(config, pid=pid),
+            load=lambda: loader.load(target),
+            errors=errors,
+            access=access_file,
+            sockets=sockets,
+            start_line=start_line(config, target, urls),
+            tell=tell,
+            environ=before[0],
+            folder=before[1],
+            heir_of=heir_of,
+        )
+        return processes.serve(launch)
 
 
 def serve(application: Callable[..., Iterable[bytes]], *, bind: str | Sequence[str] = (), **options: Any) -> None:
@@ -108,10 +159,11 @@ def serve(application: Callable[..., Iterable[bytes]], *, bind: str | Sequence[s
     config = Config(**options)
     from gevent import get_hub, monkey
 
-    from geventgate import logs, process, signals
+    from geventgate import compat, logs, process, signals
     from geventgate.assemble import Server
     from geventgate.server import addresses
 
+    compat.install(*config.compat)
     enter_folder(config.chdir)
     process.set_umask(config.umask)
     errors = logs.open_error_log(config, yield_to_program=True)
@@ -166,7 +218,7 @@ def argument_parser() -> argparse.ArgumentParser:
         epilog="Signals: TERM and INT let running requests end, a second INT does not; HUP and USR1 reopen the logs, "
         "HUP reads the certificates again. Every option may also be set by a variable, as GEVENTGATE_KEEP_ALIVE=75, "
         "or in a file; options that may be repeated may also be lists with commas.",
-        usage="geventgate [options] MODULE:APPLICATION",
+        usage="geventgate [options] MODULE:APPLICATION\n       geventgate doctor [options] [MODULE:APPLICATION]",
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=38, width=100),
@@ -230,7 +282,9 @@ class Told(NamedTuple):
     print_only: bool
 
 
-def parse(parser: argparse.ArgumentParser, arguments: Sequence[str], environ: Mapping[str, str]) -> Told:
+def parse(
+    parser: argparse.ArgumentParser, arguments: Sequence[str], environ: Mapping[str, str], target_needed: bool = True
+) -> Told:
     """Exits with status 2, in one line, for what cannot be meant."""
     given: dict[str, Any] = vars(parser.parse_args(arguments))
     target = given.pop("target", "")
@@ -244,16 +298,20 @@ def parse(parser: argparse.ArgumentParser, arguments: Sequence[str], environ: Ma
         config = configure(settings)
     except ConfigError as error:
         parser.error(str(error))
-    if not target and not print_only:
+    if target_needed and not target and not print_only:
         parser.error("the following arguments are required: MODULE:APPLICATION")
     return Told(config, target, settings, check_only, print_only)
 
 
 def complain(message: str, status: int) -> int:
     """One clear line on stderr; returns *status*."""
-    clean = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in message)
-    print(f"geventgate: error: {clean}", file=sys.stderr)
+    print(f"geventgate: error: {printable(message)}", file=sys.stderr)
     return status
+
+
+def printable(text: str) -> str:
+    """*text* on one line, control characters escaped."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 def start_line(config: Config, name: str, addresses: list[str]) -> str:
@@ -264,13 +322,19 @@ def start_line(config: Config, name: str, addresses: list[str]) -> str:
         from geventgate.protocol.http2 import engine
 
         speaks.insert(0, f"HTTP/2 ({engine(config.http2_engine).name})")
-    line = f"geventgate {__version__} (pid {os.getpid()}) serves {name} on {where}: {', '.join(speaks)}"
+    by = f", {config.workers} worker{'s' if config.workers > 1 else ''}" if config.workers else ""
+    line = f"geventgate {__version__} (pid {os.getpid()}{by}) serves {name} on {where}: {', '.join(speaks)}"
     changed = [
         f"{flag(field)} {shown(getattr(config, field.name))}"
         for field in fields(config)
-        if field.metadata["group"] in TOLD_AT_START and getattr(config, field.name) != field.default
+        if field.metadata["group"] in TOLD_AT_START and is_set(config, field)
     ]
     return f"{line}; {' '.join(changed)}" if changed else line
+
+
+def is_set(config: Config, field: Field[Any]) -> bool:
+    """Whether it is off its default."""
+    return bool(getattr(config, field.name) != field.default)
 
 
 # --- patching
@@ -292,15 +356,18 @@ def imported_too_early(modules: dict[str, ModuleType]) -> list[str]:
     return [name for name in ("ssl", "threading") if name in modules] + list(holders)
 
 
-def patch() -> bool:
-    """Patch the standard library; False when somebody had done it before us."""
+def patch(forks: bool = False) -> bool:
+    """Patch the standard library; False when somebody had done it before us.
+
+    Who *forks* workers leaves os, signal and subprocess as they are, for them: else no child's end is heard of.
+    """
     from gevent import monkey
 
     if monkey.is_module_patched("socket"):
         return False
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", monkey.MonkeyPatchWarning)  # ours names the culprits
-        monkey.patch_all()
+        monkey.patch_all(os=not forks, signal=not forks, subprocess=not forks)
     return True
 
 
@@ -314,10 +381,10 @@ def enter_folder(folder: str) -> None:
 
 
 @contextmanager
-def taking_place(config: Config) -> Iterator[list["Bound"]]:
+def taking_place(config: Config, listen: Callable[[], list["Bound"]] | None = None) -> Iterator[list["Bound"]]:
     """Hold the pid file while inside. With --user or --group also bind, since others may not, and become them.
 
-    The sockets bound, or none yet. Raises ConfigError.
+    The sockets bound, by *listen* in any case, or none yet. Raises ConfigError.
     """
     from geventgate import logs, process
     from geventgate.server import addresses
@@ -325,10 +392,12 @@ def taking_place(config: Config) -> Iterator[list["Bound"]]:
     who = process.identity(config)
     with process.pid_file(config.pid) as pid, ExitStack() as afterwards:
         sockets: list[Bound] = []
-        if who is not None:
-            sockets = addresses.listen_all(config)
+        if listen is not None or who is not None:
+            sockets = listen() if listen is not None else addresses.listen_all(config)
             for bound in sockets:
                 afterwards.callback(bound.close)
+        if who is not None:
+            for bound in sockets:
                 bound.give_to(who.uid, who.gid)
             files = [file.fileno() for file in logs.files if file.ours]
             process.become(who, files if pid is None else [*files, pid])

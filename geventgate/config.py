@@ -305,6 +305,8 @@ class Config:
                 raise ConfigError(f"{one.name} {wrong}")
         if self.proxy_protocol != "off" and not self.proxy_allow_from:
             raise ConfigError("--proxy-protocol needs --proxy-allow-from: the proxies that speak it")
+        if self.reload and self.preload:
+            raise ConfigError("--reload imports the application again, --preload only once: say one of them")
 
 
 def speaks_http2(config: Config) -> bool:

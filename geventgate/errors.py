@@ -40,7 +40,7 @@ class WebSocketError(GeventgateError, ConnectionResetError):
     No PeerError: it may reach the handler of another request, whose peer still waits for its answer.
     """
 
-    def __init__(self, why: str, code: int = 1006, reason: str = "") -> None:
+    def __init__(self, why: str = "", code: int = 1006, reason: str = "") -> None:
         super().__init__(why)
         self.code = code
         self.reason = reason

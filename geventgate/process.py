@@ -7,13 +7,29 @@ import fcntl
 import grp
 import os
 import pwd
+import socket
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 from geventgate.config import Config
 from geventgate.errors import ConfigError
+
+
+def notifier(environ: MutableMapping[str, str]) -> Callable[[str], None]:
+    """Tells the supervisor that started us how we are, if it wants to know (sd_notify(3)).
+
+    Takes the variable away: it is not meant for our children.
+    """
+    address = environ.pop("NOTIFY_SOCKET", "")
+
+    def tell(state: str) -> None:
+        if address:
+            with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as peer:
+                peer.sendto(state.encode(), f"\0{address[1:]}" if address.startswith("@") else address)
+
+    return tell
 
 
 class Identity(NamedTuple):

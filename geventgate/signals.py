@@ -78,10 +78,14 @@ def leave_threads(status: int, seconds: float = THREADS_SECONDS) -> None:
     Call it last: nothing but the interpreter's own end may follow.
     """
 
+    def names() -> list[str]:
+        return [one.name for one in threading.enumerate() if not one.daemon and one is not threading.main_thread()]
+
     def leave(number: int, frame: FrameType | None) -> None:
-        names = [one.name for one in threading.enumerate() if not one.daemon and one is not threading.main_thread()]
-        logs.log.warning("ended without threads of the application: %s", ", ".join(names))
+        logs.log.warning("ended without threads of the application: %s", ", ".join(names()))
         os._exit(status)
 
+    if not names():
+        return  # else the alarm may find a slow interpreter that has put away its handlers
     signal.signal(signal.SIGALRM, leave)
     signal.setitimer(signal.ITIMER_REAL, max(seconds, THREADS_SECONDS))

@@ -569,7 +569,8 @@ class WebSocketClient:
                 if event.message_finished:
                     return "".join(parts) if isinstance(event, TextMessage) else b"".join(parts)
             elif isinstance(event, Ping):
-                self._tell(event.response())
+                if self._connection.state is ConnectionState.OPEN:  # behind a Close nothing is sent (RFC 6455 §5.5.1)
+                    self._tell(event.response())
             elif isinstance(event, Pong):
                 self.pongs.append(bytes(event.payload))
             elif isinstance(event, CloseConnection):

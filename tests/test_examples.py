@@ -8,6 +8,7 @@ import ssl
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from socket import SO_RCVBUF, SOL_SOCKET, socket
@@ -15,6 +16,7 @@ from types import SimpleNamespace
 
 import httpx
 import pytest
+import socketio
 from chromium import chromium, trusting
 from selenium import webdriver
 from selenium.webdriver.common.by import By
@@ -92,6 +94,75 @@ def test_readme(gate, tmp_path):
         assert ws.recv(timeout=WAIT) == "Hello from the same URL!"
         ws.send("Hi")
         assert ws.recv(timeout=WAIT) == "You said: Hi"
+
+
+# Applications that know nothing of the server
+
+
+def test_reverse(gate):
+    server = gate("reverse:app", chdir=EXAMPLES)
+    assert "/reverse" in get(server.url).text
+    with connect(f"{server.ws_url}/reverse") as ws:
+        for text in ("desrever", "", "x" * 100_000 + "ü"):
+            ws.send(text)
+            assert ws.recv(timeout=WAIT) == text[::-1]
+
+
+def test_rooms(gate):
+    server = gate("rooms:app", chdir=EXAMPLES)
+    assert "socket.io" in get(server.url).text
+    heard: list[list[str]] = [[], []]
+    members = [socketio.Client(reconnection=False) for _ in heard]
+
+    def hears(number: int, line: str) -> None:
+        until = time.monotonic() + WAIT
+        while line not in heard[number]:
+            assert time.monotonic() < until, (line, heard)
+            time.sleep(0.01)
+
+    try:
+        for member, lines in zip(members, heard, strict=True):
+            member.on("said", lines.append)
+            member.connect(server.url, wait_timeout=WAIT)
+            member.call("enter", "kitchen", timeout=WAIT)
+        members[0].emit("say", "tea?")
+        hears(1, "tea?")
+        members[1].call("enter", "cellar", timeout=WAIT)  # there is none: so it is nowhere
+        members[1].call("say", "nobody hears this", timeout=WAIT)
+        hears(0, "Somebody leaves the kitchen.")
+        members[0].call("say", "alone", timeout=WAIT)
+        hears(0, "alone")
+        assert heard[1] == ["Somebody enters the kitchen.", "tea?"]
+        assert heard[0][:3] == ["Somebody enters the kitchen.", "Somebody enters the kitchen.", "tea?"]
+        members[1].call("enter", "kitchen", timeout=WAIT)
+    finally:
+        members[1].disconnect()
+        hears(0, "Somebody leaves the kitchen.")
+        members[0].disconnect()
+
+
+def test_legacy(gate):
+    server = gate("legacy:application", "--compat", "geventwebsocket", chdir=EXAMPLES)
+    assert "/shout" in get(server.url).text
+    with connect(f"{server.ws_url}/shout") as one, connect(f"{server.ws_url}/shout") as other:
+        one.send("psst")
+        assert one.recv(timeout=WAIT) == other.recv(timeout=WAIT) == "PSST!"
+        other.close()
+        assert one.recv(timeout=WAIT) == "somebody left"
+
+
+def test_django_site(gate):
+    server = gate("django_site:app", chdir=EXAMPLES)
+    assert "A board in Django" in get(server.url).text
+    assert get(f"{server.url}/say").status_code == 426
+    with connect(f"{server.ws_url}/say") as ws:
+        ws.send("first")
+        [[number, text]] = get(f"{server.url}/after/0").json()["said"]
+        assert text == "first"
+        with ThreadPoolExecutor(2) as pool:
+            waiting = [pool.submit(get, f"{server.url}/after/{number}") for _ in range(2)]
+            ws.send("second")
+            assert [answer.result().json()["said"][0][1] for answer in waiting] == ["second", "second"]
 
 
 # HTTP/2, with the certificate that docs/tls.md makes
@@ -520,6 +591,31 @@ def test_events_in_a_page(gate, browser):
     first = page.read("#now")
     WebDriverWait(browser, WAIT, 0.05).until(lambda _: page.read("#now") > first, "no second event came")
     assert page.console() == []
+
+
+@in_chromium
+def test_reverse_in_a_page(gate, browser):
+    page = Window(browser, gate("reverse:app", chdir=EXAMPLES).url)
+    page.find("#text").send_keys("abc")
+    page.until("#reversed", "cba")
+    assert page.console() == []
+
+
+@in_chromium
+def test_rooms_between_two_windows(gate, browser):
+    server = gate("rooms:app", chdir=EXAMPLES)
+    ada, grace = Window(browser, server.url), Window(browser, server.url)
+    for window in (ada, grace):
+        window.until("#rooms button:nth-child(2)", "library")
+        window.find("#rooms button:nth-child(2)").click()
+    ada.until("#said li:first-child", "Somebody enters the library.")
+    ada.find("#text").send_keys("<b>hush</b>", Keys.ENTER)
+    grace.until("#said li:first-child", "<b>hush</b>")
+    grace.find("#rooms button:nth-child(3)").click()
+    ada.until("#said li:first-child", "Somebody leaves the library.")
+    assert server.stop() == 0
+    ada.until("#said li:first-child", "The connection has ended.")
+    assert ada.console() == grace.console() == []
 
 
 @in_chromium

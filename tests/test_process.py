@@ -34,7 +34,7 @@ def test_a_pid_file_lasts_as_long_as_the_process(tmp_path):
         pass
 
 
-@pytest.mark.parametrize("left", ["", "1\n", "999999999\n", f"{os.getpid()}", "nonsense"])
+@pytest.mark.parametrize("left", ["", "1\n", "999999999\n", pytest.param(str(os.getpid()), id="ours"), "nonsense"])
 def test_what_was_left_behind_is_replaced(tmp_path, left):
     """1 lives, but holds no lock: the number has been given again."""
     path = tmp_path / "pid"

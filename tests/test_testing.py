@@ -576,7 +576,7 @@ def test_streams_that_a_server_has_not_processed():
     """As its GOAWAY says (RFC 9113 §6.8): they may be asked for again elsewhere."""
     opened = Event()
     goaway = b"\0\0\x0b\7\0\0\0\0\0" + b"\0\0\0\1" + b"\0\0\0\2" + b"why"
-    with answering((NOW, SETTINGS), (opened, goaway)) as url, Http2Client(url, timeout=0.2) as client:
+    with answering((NOW, SETTINGS), (opened, goaway)) as url, Http2Client(url, timeout=1) as client:
         processed, refused = client.open(ended=True), client.open(ended=True)
         opened.set()
         with pytest.raises(StreamReset) as caught:

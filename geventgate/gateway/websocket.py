@@ -14,7 +14,7 @@ from contextlib import suppress
 from enum import Enum, auto
 from time import monotonic
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 from urllib.parse import unquote_to_bytes
 
 import gevent
@@ -48,12 +48,19 @@ LEAST_WAIT = 0.001  # seconds: receive(timeout=0) still sees what has already co
 log = logging.getLogger("geventgate.websocket")
 
 
+class Member(Protocol):
+    """What WebSockets keeps: a WebSocket, or one that the application speaks itself (rawsocket.py)."""
+
+    def close(self, code: int, reason: str, /) -> None: ...
+    def sweep(self) -> None: ...
+
+
 class WebSockets:
     """The open WebSockets of a gateway: kept alive, and closed together."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self._open: set[WebSocket] = set()
+        self._open: set[Member] = set()
         self._timer: Any = None
         self._farewell: tuple[int, str] | None = None  # said to all, late comers too
 
@@ -84,12 +91,12 @@ class WebSockets:
         for websocket in list(self._open):
             websocket.sweep()
 
-    def enter(self, websocket: "WebSocket") -> None:
+    def enter(self, websocket: Member) -> None:
         self._open.add(websocket)
         if self._farewell is not None:
             gevent.spawn(websocket.close, *self._farewell)
 
-    def leave(self, websocket: "WebSocket") -> bool:
+    def leave(self, websocket: Member) -> bool:
         """Whether it was still here."""
         if websocket not in self._open:
             return False
@@ -181,6 +188,11 @@ class WebSocket:
         return self._protocol.state is not State.OPEN
 
     @property
+    def ahead(self) -> int:
+        """Messages that receive() has without waiting, although it is closed: they came before the peer's Close."""
+        return len(self._queue or ())
+
+    @property
     def close_code(self) -> int | None:
         """Of the first Close, the peer's or ours; 1005 if it had none, 1006 if there was no Close; None while open."""
         return self._protocol.close_code
@@ -250,11 +262,9 @@ class WebSocket:
 
     def _refuse(self, host: str) -> None:
         """Cross-site WebSocket hijacking: the browser would have lent that page its user's cookies (RFC 6455 §10.2)."""
-        self._exchange.send_head(403, [("Content-Type", "text/plain; charset=utf-8")])
+        refuse_origin(self._exchange, self.origin)
         self.refused = True
         self._lose("refused")
-        log.warning("refused a page of %r to open %s: list it with --ws-origins if it may", self.origin, host)
-        self._exchange.finish(b"Pages of this origin may not open WebSockets here.\n")
         raise WebSocketError(f"a page of {self.origin!r} may not open WebSockets of {host}")
 
     # --- receiving
@@ -383,11 +393,14 @@ class WebSocket:
 
     # --- sending
 
-    def send(self, message: Message | Bytes, *, compress: bool | None = None) -> None:
+    def send(self, message: Message | Bytes, binary: bool | None = None, *, compress: bool | None = None) -> None:
         """Send a message whole: str as text, bytes as binary. Blocks while the peer is slow. Raises WebSocketError.
 
-        *compress* says whether to, if it is agreed with the peer; None: if there are 16 bytes or more.
+        *binary* says which, whatever the message is: text is UTF-8 then, and ValueError what is not. *compress* says
+        whether to, if it is agreed with the peer; None: if there are 16 bytes or more.
         """
+        if binary is not None:
+            message = _recast(message, binary)
         self._opened()
         self._protocol.check_open()  # no need to wait for a turn that will be refused
         with self._messages, self._frames:
@@ -457,11 +470,13 @@ class WebSocket:
 
     # --- closing
 
-    def close(self, code: int = NORMAL, reason: str = "") -> None:
+    def close(self, code: int = NORMAL, reason: str | bytes = "") -> None:
         """Close it, and wait ws_close_timeout seconds at most for the peer to agree. May be called again.
 
         Messages that are still coming are dropped. Raises ValueError for a code or reason that may not be sent.
         """
+        if isinstance(reason, bytes):
+            reason = reason.decode("utf-8")
         try:
             tunnel = self._opened()
         except WebSocketError:
@@ -545,6 +560,24 @@ class WebSocket:
             if self._ping is Ping.DUE:
                 self._ping = Ping.SENT
                 self._quiet = 0.0  # from here on its pong is awaited
+
+
+def refuse_origin(exchange: Exchange, origin: str | None) -> None:
+    """Answer the handshake of a page of *origin* with 403. Raises ApplicationError when a response has begun."""
+    exchange.send_head(403, [("Content-Type", "text/plain; charset=utf-8")])
+    host = exchange.request.authority.decode("latin-1")
+    log.warning("refused a page of %r to open %s: list it with --ws-origins if it may", origin, host)
+    try:
+        exchange.finish(b"Pages of this origin may not open WebSockets here.\n")
+    except OSError as error:
+        exchange.abort(str(error))
+
+
+def _recast(message: Message | Bytes, binary: bool) -> Message | Bytes:
+    """*message* as bytes, or as text."""
+    if binary:
+        return message.encode("utf-8") if isinstance(message, str) else message
+    return message if isinstance(message, str) else str(message, "utf-8")
 
 
 def _give_way() -> None:

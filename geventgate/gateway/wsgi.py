@@ -4,6 +4,7 @@ import logging
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from io import BufferedRandom, BufferedReader, FileIO
 from types import TracebackType
 from typing import IO, Any, TextIO
@@ -13,15 +14,19 @@ from geventgate.errors import ApplicationError, PeerError, WebSocketError
 from geventgate.exchange import Address, EventLike, Exchange, ResponseFields, Tunnel
 from geventgate.gateway.environ import Environ, build_environ, environ_template
 from geventgate.gateway.forwarded import Forwarding
+from geventgate.gateway.rawsocket import HandshakeFile, RawWebSocket
 from geventgate.gateway.upgrade import TunnelSocket
 from geventgate.gateway.websocket import WebSocket, WebSockets
-from geventgate.protocol.handshake import check_handshake, is_websocket
+from geventgate.protocol.handshake import Handshake, check_handshake, is_websocket
 from geventgate.protocol.websocket import GOING_AWAY, SERVICE_RESTART
 
 Application = Callable[..., Iterable[bytes]]
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
 
 MAX_TEMPLATES = 1024  # addresses: a transparent proxy's PROXY header may name any
+
+# What stands in the environ for the key that a handshake over HTTP/2 has not: no client sees what is made of it.
+NO_KEY = "AAAAAAAAAAAAAAAAAAAAAA=="
 
 log = logging.getLogger("geventgate")
 
@@ -63,7 +68,9 @@ class FileWrapper:
 class WsgiResponse:
     """start_response() and write() of one request, what can be sent besides, and the ways out of HTTP."""
 
-    __slots__ = ("_exchange", "_fields", "_hijacked", "_socket", "_started", "_status", "_trailers", "_websocket")
+    __slots__ = (
+        "_exchange", "_fields", "_hijacked", "_raw", "_socket", "_started", "_status", "_trailers", "_websocket",
+    )  # fmt: skip
 
     def __init__(self, exchange: Exchange, websocket: WebSocket | None) -> None:
         self._exchange = exchange
@@ -74,6 +81,7 @@ class WsgiResponse:
         self._started = False  # the head is out of our hands
         self._socket: TunnelSocket | None = None
         self._hijacked = False
+        self._raw: RawWebSocket | None = None
 
     def start_response(
         self, status: str | int, fields: ResponseFields, exc_info: ExcInfo | None = None
@@ -131,7 +139,7 @@ class WsgiResponse:
 
     def _has_left_http(self) -> bool:
         """Whether this is answered in another way: a WebSocket was opened, or refused for its origin."""
-        if self._hijacked or self._socket is not None:
+        if self._hijacked or self._socket is not None or (self._raw is not None and self._raw.used):
             return True
         return self._websocket is not None and (self._websocket.accepted or self._websocket.refused)
 
@@ -176,10 +184,23 @@ class WsgiResponse:
             connection = TunnelSocket(connection, exchange.peer, exchange.local)
         return connection, unread
 
-    def end_tunnel(self, error: BaseException | None = None) -> None:
-        """The application has returned, or raised *error*."""
+    def raw_socket(self, handshake: Handshake, host: WebSockets) -> TunnelSocket:
+        """The socket of a WebSocket handshake, for an application that writes even its head; made once."""
+        if self._raw is None:
+            self._raw = RawWebSocket(self._exchange, handshake, host)
+        return self._raw.socket
+
+    def end_tunnel(self, error: BaseException | None = None) -> bool:
+        """The application has returned, or raised *error*; whether that is how it ends a tunnel, and no failure."""
         if self._socket is not None:
             self._socket.finish(error)
+        raw = self._raw
+        if raw is None:
+            return False
+        ended = error is not None and raw.is_end(error)
+        # A framework may have caught the error, and made a page of it that nobody will see.
+        raw.finish(None if ended else error, failed=str(self._status).startswith("5"))
+        return ended
 
     def _send_file(self, file: IO[bytes], offset: int, count: int) -> None:
         if not self._started:
@@ -207,18 +228,28 @@ def _lower(name: str | bytes) -> str:
 
 
 class WsgiGateway:
-    """Calls *application* for every exchange. *errors* is ``wsgi.errors``, *software* SERVER_SOFTWARE."""
+    """Calls *application* for every exchange. *errors* is ``wsgi.errors``, *software* SERVER_SOFTWARE. The raw socket
+    of WebSocket handshakes is offered under *socket_key* too: another server's, where that is to be expected."""
 
     def __init__(
-        self, application: Application, config: Config, *, draining: EventLike, errors: TextIO, software: str
+        self,
+        application: Application,
+        config: Config,
+        *,
+        draining: EventLike,
+        errors: TextIO,
+        software: str,
+        socket_key: str = "",
     ) -> None:
         self._application = application
+        self._socket_key = socket_key
         mount = config.root_path.strip("/")
         self._root_path = f"/{mount}" if mount else ""
         self._draining = draining
         self._errors = errors
         self._software = software
         self._early_hints = config.early_hints
+        self._multiprocess = config.workers > 1
         self._websockets = WebSockets(config)
         forwarding = Forwarding(config)
         self._forwarding = forwarding if forwarding else None
@@ -263,17 +294,24 @@ class WsgiGateway:
             # There it is CONNECT, without these fields (RFC 8441 §4); routers tell WebSockets by them, Werkzeug's too.
             environ["REQUEST_METHOD"] = "GET"
             environ["HTTP_CONNECTION"], environ["HTTP_UPGRADE"] = "Upgrade", "websocket"
+            environ["HTTP_SEC_WEBSOCKET_KEY"] = NO_KEY
         environ["wsgi.websocket"] = websocket
         environ["wsgi.websocket_version"] = "13"
         response = WsgiResponse(exchange, websocket)
         _offer(environ, response, exchange, self._early_hints)
+        raw_socket = partial(response.raw_socket, handshake, self._websockets)
+        if not exchange.has_content:
+            environ["wsgi.input"] = BufferedReader(HandshakeFile(raw_socket), 1)
+        if self._socket_key:
+            environ[self._socket_key] = raw_socket()
         try:
             response.send_result(self._application(environ, response.start_response))
         except BaseException as error:
-            response.end_tunnel(error)
+            gone = isinstance(error, WebSocketError) and websocket.closed
+            ended = response.end_tunnel(error)
             if websocket.accepted:
                 websocket.finish(error)
-            if not (isinstance(error, WebSocketError) and websocket.closed):
+            if not (gone or ended):
                 raise
             log.debug("%s: %s", exchange, error)  # its own: the peer has gone, no failure
         else:
@@ -286,6 +324,7 @@ class WsgiGateway:
     def _template(self, local: Address) -> Environ:
         template = environ_template(local, self._root_path, self._errors, self._draining, self._software)
         template["wsgi.file_wrapper"] = FileWrapper
+        template["wsgi.multiprocess"] = self._multiprocess
         if len(self._templates) < MAX_TEMPLATES:
             self._templates[local] = template
         return template

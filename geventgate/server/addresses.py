@@ -2,6 +2,7 @@
 
 import ctypes
 import errno
+import json
 import os
 import socket
 import stat
@@ -50,14 +51,20 @@ class Bound:
     """A listening socket, and its file if we made one; *given* by somebody who may go on listening with it, *shared*
     with other processes of this server."""
 
-    __slots__ = ("_file", "_given", "_identity", "shared", "sock")
+    __slots__ = ("_file", "_identity", "_process", "given", "shared", "sock")
 
     def __init__(self, sock: Any, file: str = "", given: bool = False, shared: bool = False) -> None:
         self.sock = sock
         self.shared = shared
-        self._given = given
+        self.given = given
         self._file = os.path.abspath(file) if file else ""  # the application may change the directory
         self._identity = _identity(self._file)
+        self._process = os.getpid()  # a child that ends leaves the file alone
+
+    def leave(self) -> None:
+        """Close; the file is for those who go on listening."""
+        self._file = ""
+        self.sock.close()
 
     def give_to(self, uid: int, gid: int) -> None:
         """Make them the owner of the file, -1 changes nothing. Raises OSError."""
@@ -70,7 +77,7 @@ class Bound:
         Who tries TCP tries again a second later, and is refused then. Idempotent.
         """
         self._unlink()
-        if not self._given and self.sock.family != socket.AF_UNIX and sys.platform == "linux":
+        if not self.given and self.sock.family != socket.AF_UNIX and sys.platform == "linux":
             program = ctypes.create_string_buffer(NO_SYN)
             with suppress(OSError):  # not every sandbox allows it
                 self.sock.setsockopt(
@@ -85,7 +92,7 @@ class Bound:
         self.sock.close()
 
     def _unlink(self) -> None:
-        if self._file and _identity(self._file) == self._identity:
+        if self._file and self._process == os.getpid() and _identity(self._file) == self._identity:
             with suppress(OSError):  # a user who may not: the next server finds it stale
                 os.unlink(self._file)
         self._file = ""
@@ -168,6 +175,21 @@ def activated(environ: MutableMapping[str, str]) -> tuple[str, ...]:
     if not meant or not count.isdigit():
         return ()
     return tuple(f"fd://{fd}" for fd in range(FIRST_FD, FIRST_FD + int(count)))
+
+
+def bequest(sockets: list[Bound]) -> str:
+    """What inherited() makes the same of, in a program that this process becomes."""
+    for bound in sockets:
+        os.set_inheritable(bound.sock.fileno(), True)
+    return json.dumps([(bound.sock.fileno(), bound._file, bound.given) for bound in sockets])
+
+
+def inherited(bequest: str) -> list[Bound]:
+    sockets = []
+    for fd, file, given in json.loads(bequest):
+        os.set_inheritable(fd, False)
+        sockets.append(Bound(GeventSocket(fileno=fd), file, given))
+    return sockets
 
 
 def url(sock: Any, scheme: str) -> str:

@@ -5,7 +5,7 @@ Knows no wire: how heads and content travel is the carriers' own (http1.py, http
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextvars import copy_context
 from enum import Enum, auto
 from time import perf_counter
@@ -160,15 +160,17 @@ class CarriedExchange(Exchange):
         return False
 
 
-def answer(exchange: CarriedExchange, handle: Callable[[Exchange], None]) -> bool:
+def answer(
+    exchange: CarriedExchange, handle: Callable[[Exchange], None], listeners: Sequence[observe.Listener]
+) -> bool:
     """Call up: the one place. Returns whether the connection may carry another exchange."""
-    if not observe.listeners:
+    if not listeners:
         return _answer(exchange, handle)
     began = perf_counter()
     try:
         return _answer(exchange, handle)
     finally:
-        for listener in observe.listeners:
+        for listener in listeners:
             listener.request_ended(exchange, perf_counter() - began)
 
 

@@ -155,7 +155,7 @@ class Http1Connection:
             self._stream, head, self._peer, self._local, content, continue_due, self._service, self._tls
         )
         try:
-            return answer(exchange, self._service.handle)
+            return answer(exchange, self._service.handle, self._service.listeners)
         finally:
             self._exchange = None
             self._hijacked = exchange.hijacked
@@ -174,7 +174,7 @@ class Http1Connection:
     def _refuse(self, error: PeerError) -> None:
         """Answer what is not even a request. Nothing behind it is served."""
         log.info("%s:%s: %s: %s", *self._peer, error.status, error)
-        for listener in observe.listeners:
+        for listener in self._service.listeners:
             listener.request_refused(self._peer, error.status, str(error))
         text = reason(error.status).encode("ascii") + b"\n"
         head = compose_response_head(error.status, [("Content-Type", "text/plain"), ("Content-Length", str(len(text)))])

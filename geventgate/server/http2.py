@@ -256,7 +256,8 @@ class Http2Connection:
             if exchange.lost is None:  # else it was reset before it began
                 exchange.worker = getcurrent()
                 refusal = self.refusal(exchange.request)
-                answer(exchange, self._service.handle if refusal is None else partial(_refuse, refusal))
+                handle = self._service.handle if refusal is None else partial(_refuse, refusal)
+                answer(exchange, handle, self._service.listeners)
         finally:
             exchange.leave()
             del self.exchanges[exchange.stream_id]

@@ -11,7 +11,6 @@ from typing import Any
 
 from gevent import get_hub
 
-from geventgate import observe
 from geventgate.errors import PeerError
 from geventgate.exchange import Address
 from geventgate.protocol.proxy import MAX_V2, parse_proxy_header
@@ -74,7 +73,7 @@ class ProxyOpening:
     def _refuse(self, why: str) -> None:
         """Nothing is answered: what would speak here has not begun to."""
         log.info("%s:%s: closed: %s", *self._peer, why)
-        for listener in observe.listeners:
+        for listener in self._service.listeners:
             listener.request_refused(self._peer, 400, why)
         self._close()
 

@@ -8,6 +8,7 @@ import errno
 import logging
 import resource
 import socket
+import sys
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -162,6 +163,11 @@ class Server:
         self._capacity = _capacity(config.worker_connections)
 
     @property
+    def listeners(self) -> Sequence[Listener]:
+        """Who accepts, once it is started."""
+        return self._listeners
+
+    @property
     def addresses(self) -> list[str]:
         """The URLs served: http://HOST:PORT, https://HOST:PORT or unix:PATH."""
         return [listener.url for listener in self._listeners]
@@ -195,14 +201,8 @@ class Server:
         process listens in our place: the queue of a shared listener is left to it, the Close is 1012. May be called
         again, with a shorter timeout, while it runs.
         """
-        self.service.draining.set()
         self._empty.clear()
-        for listener in self._listeners:
-            if not listener.closed:
-                listener.end(restarts)
-        for connection in list(self.service.connections):
-            connection.drain()
-        self._gateway.drain(restarts)
+        self.close(restarts)
         if self.service.connections:
             self._empty.wait(self.config.graceful_timeout if timeout is None else timeout)
         if self.service.connections:
@@ -217,6 +217,16 @@ class Server:
         self.service.workers.stop()
         self._gateway.stop()
         self._stopped.set()
+
+    def close(self, restarts: bool = False) -> None:
+        """Accept nothing more, and tell who is connected that it ends. Does not wait: stop() does, and ends it."""
+        self.service.draining.set()
+        for listener in self._listeners:
+            if not listener.closed:
+                listener.end(restarts)
+        for connection in list(self.service.connections):
+            connection.drain()
+        self._gateway.drain(restarts)
 
     def reload(self) -> None:
         """Read the certificates again, for new connections."""
@@ -278,14 +288,19 @@ class Server:
             connection.sweep(CLOCK.now - 1.0)  # deadlines were set by a clock up to a second late: none is cut early
 
 
-def _capacity(connections: int) -> int:
-    """How many connections the limit of open files has room for."""
+def room_for_connections() -> int:
+    """How many the limit of open files has room for."""
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    if files != resource.RLIM_INFINITY and files - SPARE_FILES < connections:
-        capacity = max(files - SPARE_FILES, 1)
-        log.warning("room for %d connections, not %d: the limit of open files is %d", capacity, connections, files)
-        return capacity
-    return connections
+    return sys.maxsize if files == resource.RLIM_INFINITY else max(files - SPARE_FILES, 1)
+
+
+def _capacity(connections: int) -> int:
+    """At most *connections*."""
+    room = room_for_connections()
+    if room < connections:
+        files = room + SPARE_FILES
+        log.warning("room for %d connections, not %d: the limit of open files is %d", room, connections, files)
+    return min(room, connections)
 
 
 def _address(sock: Any) -> Address:

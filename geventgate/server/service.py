@@ -1,10 +1,11 @@
 """What all connections of a server share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from gevent.event import Event
 
+from geventgate import observe
 from geventgate.config import Config, speaks_http2
 from geventgate.exchange import Exchange
 from geventgate.protocol.http1 import HeadLimits
@@ -37,9 +38,15 @@ class Service:
         )
         self.draining = draining
         self.workers = Workers()
+        self.own_listeners: tuple[observe.Listener, ...] = ()  # are told of this server, and of no other
         # Grows and shrinks with every connection.
         self.connections: set[Connection] = set()
         self.on_leave: Callable[[], None] = _nothing
+
+    @property
+    def listeners(self) -> Sequence[observe.Listener]:
+        """Who is told what happens here."""
+        return (*self.own_listeners, *observe.listeners) if self.own_listeners else observe.listeners
 
     def enter(self, connection: Connection) -> None:
         self.connections.add(connection)

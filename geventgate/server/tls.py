@@ -14,7 +14,6 @@ from contextlib import suppress
 from types import MappingProxyType
 from typing import Any
 
-from geventgate import observe
 from geventgate.errors import PeerError, PeerGone, PeerTimeout
 from geventgate.exchange import Address, Bytes
 from geventgate.message import Tls
@@ -70,12 +69,12 @@ class TlsOpening(Opening):
                 linger(stream)  # a TLS 1.3 client has sent its request by now; a reset would destroy the alert
             return None
         tls = stream.describe()
-        return self._speak(tls.alpn or "http/1.1", tls)
+        return self._speak("h2" if tls.alpn == "h2" and self._service.http2_engine else "http/1.1", tls)
 
     def _refuse_plain(self) -> None:
         """Tell who speaks plain HTTP, in plain HTTP."""
         log.info("%s:%s: 400: plain HTTP, but this port speaks HTTPS", *self._peer)
-        for listener in observe.listeners:
+        for listener in self._service.listeners:
             listener.request_refused(self._peer, 400, "plain HTTP, but this port speaks HTTPS")
         head = compose_response_head(400, [("Content-Type", "text/plain"), ("Content-Length", str(len(PLAIN)))])
         self._stream.write(head.wire + b"Connection: close\r\n" + CLOCK.server_and_date + PLAIN)

@@ -14,9 +14,14 @@ from geventgate.testing import FakeExchange
 Answer = Callable[..., FakeExchange]
 
 
-def wsgi_gateway(application: Callable[..., Iterable[bytes]], **options: Any) -> WsgiGateway:
+def wsgi_gateway(application: Callable[..., Iterable[bytes]], *, socket_key: str = "", **options: Any) -> WsgiGateway:
     return WsgiGateway(
-        application, Config(**options), draining=Event(), errors=io.StringIO(), software="geventgate/test"
+        application,
+        Config(**options),
+        draining=Event(),
+        errors=io.StringIO(),
+        software="geventgate/test",
+        socket_key=socket_key,
     )
 
 

@@ -478,6 +478,16 @@ def test_a_pump_answers_pings_and_sees_the_close():
     assert peer.ws.receive() is None
 
 
+def test_messages_before_a_close_that_a_pump_has_seen():
+    peer = Peer().accepted()
+    assert peer.ws.ahead == 0
+    peer.say("one", "two", CloseConnection(1000))
+    sweep(peer.host, 2)
+    assert (peer.ws.closed, peer.ws.ahead) == (True, 2)
+    assert [peer.ws.receive(), peer.ws.receive(), peer.ws.receive()] == ["one", "two", None]
+    assert peer.ws.ahead == 0
+
+
 def test_no_pump_while_the_application_receives():
     peer = Peer().accepted()
     with greenlet(peer.ws.receive):
@@ -672,6 +682,34 @@ def test_what_cannot_be_sent_does_no_harm():
             peer.ws.send(wrong)
     peer.ws.send("right")
     assert peer.hear() == "right"
+
+
+@pytest.mark.parametrize(
+    ("message", "binary", "sent"),
+    [
+        ("ü", None, "ü"), ("ü", False, "ü"), ("ü", True, "ü".encode()),
+        (b"b", None, b"b"), (b"b", True, b"b"), ("ü".encode(), False, "ü"), (memoryview(b"v"), False, "v"),
+    ],
+)  # fmt: skip
+def test_text_or_binary_as_is_said(message, binary, sent):
+    peer = Peer().accepted()
+    peer.ws.send(message, binary)
+    assert peer.hear() == sent
+
+
+@pytest.mark.parametrize(("message", "error"), [(b"\xff", UnicodeDecodeError), (5, TypeError)])
+def test_what_is_no_text_is_not_sent_as_such(message, error):
+    peer = Peer().accepted()
+    with pytest.raises(error):
+        peer.ws.send(message, False)
+    peer.ws.send("right")
+    assert peer.hear() == "right"
+
+
+def test_a_reason_in_bytes():
+    peer = Peer(ws_close_timeout=0.01).accepted()
+    peer.ws.close(4000, "ü".encode())
+    assert peer.hear() == CloseConnection(4000, "ü")
 
 
 def test_fragments():

@@ -1045,6 +1045,17 @@ def test_a_handler_whose_peer_has_gone_ends_quietly(caplog):
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
+def test_an_error_of_another_websocket_is_a_failure(caplog):
+    def application(environ, start_response):
+        environ["wsgi.websocket"].receive()
+        raise WebSocketError("of another")
+
+    with running(application) as server, WebSocketClient(server.url) as client:
+        client.send("hello")
+        assert (client.receive(), client.close_code) == (None, 1011)
+    assert "of another" in caplog.text
+
+
 def test_plain_answers_keep_the_connection():
     def application(environ, start_response):
         start_response("403 Forbidden", [("Content-Length", "2")])

@@ -95,10 +95,13 @@ class Client:
         return data
 
     def _more(self) -> None:
+        self.buffer += self._piece(self.buffer)
+
+    def _piece(self, behind: bytes | bytearray) -> bytes:
         data = self.sock.recv(65536)
         if not data:
-            raise EOFError(f"cut behind {self.buffer[-80:]!r}")
-        self.buffer += data
+            raise EOFError(f"cut behind {bytes(behind[-80:])!r}")
+        return data
 
     def _line(self) -> str:
         while b"\r\n" not in self.buffer:
@@ -107,10 +110,11 @@ class Client:
         return line.decode("latin-1")
 
     def _exactly(self, size: int) -> bytes:
-        while len(self.buffer) < size:
-            self._more()
-        data, self.buffer = self.buffer[:size], self.buffer[size:]
-        return data
+        data = bytearray(self.buffer)
+        while len(data) < size:
+            data += self._piece(data)
+        self.buffer = bytes(data[size:])
+        return bytes(data[:size])
 
     def reset(self) -> None:
         """Close with RST."""

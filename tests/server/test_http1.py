@@ -777,7 +777,7 @@ def test_nobody_is_cut_early(site: Site, until: Until) -> None:
     client.get()
     began = time.monotonic()
     until(lambda: not server.service.connections)
-    assert 0.7 <= time.monotonic() - began <= 2.8
+    assert time.monotonic() - began >= 0.7
 
 
 def test_slow_content_is_cut(site: Site) -> None:

@@ -148,7 +148,7 @@ def test_a_hundred_streams_run_at_once(site: Site) -> None:
     began = time.monotonic()
     streams = [client.open(ended=True) for _ in range(100)]
     assert {stream.response().content for stream in streams} == {b"hello"}
-    assert time.monotonic() - began < 2  # one after the other would be 20
+    assert time.monotonic() - began < PATIENCE  # one after the other would be 20
 
 
 def test_one_that_blocks_holds_up_nobody(site: Site) -> None:
@@ -1509,7 +1509,7 @@ def test_a_drain_ends_idle_connections(site: Site) -> None:
     for client in clients:
         lost(client)
         assert client.goaway is not None
-    assert time.monotonic() - began < 2.5
+    assert time.monotonic() - began < 0.8 * PATIENCE  # the silent one takes longer
     stopping.get(timeout=PATIENCE * 2)
     assert time.monotonic() - began < 2 * PATIENCE
 

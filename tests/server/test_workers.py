@@ -122,9 +122,12 @@ def test_a_worker_left_by_an_exception_is_not_used_again(workers: Workers, fault
 
 
 def test_not_more_than_so_many_idle(workers: Workers) -> None:
-    for _ in range(MAX_IDLE + 10):
-        workers.run(lambda: None)
-    gevent.sleep(0.01)
+    ran: list[int] = []
+    for number in range(MAX_IDLE + 10):
+        workers.run(lambda number=number: ran.append(number))
+    with gevent.Timeout(5):
+        while len(ran) < MAX_IDLE + 10:
+            gevent.sleep(0.01)
     assert len(workers._idle) == MAX_IDLE
 
 

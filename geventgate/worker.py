@@ -110,6 +110,7 @@ class Worker(base.Worker):  # type: ignore[misc]
         self._reopens = False
         self._quits = False
         self._quitting: Any = None  # the greenlet that does
+        self._over = False  # run() has ended, or will not
 
     def meet(self, arbiter: Any) -> None:
         """Before each fork: have *arbiter*, gunicorn's, do what ours needs of it."""
@@ -261,6 +262,7 @@ class Worker(base.Worker):  # type: ignore[misc]
         self.server.stop(restarts=self.restarts())
         pulse.stop()
         woken.stop()
+        self._over = True
         signals.leave_threads(0)
 
     def _beat(self) -> None:
@@ -313,7 +315,9 @@ class Worker(base.Worker):  # type: ignore[misc]
 
     def handle_abort(self, sig: int, frame: FrameType | None) -> NoReturn:
         """ABRT: gunicorn has heard nothing for *timeout*, and will kill us in a moment. Say what blocked, and end."""
-        self.alive = False
+        if self._over:
+            os._exit(1)  # the interpreter does not come to its end
+        self.alive, self._over = False, True
         self.log.critical("%s", blocked(self.timeout * 2, frame))
         self.cfg.worker_abort(self)
         self._end(1)

@@ -19,7 +19,6 @@ import gevent
 import gevent.pool
 import gevent.ssl
 import pytest
-from tests.conftest import Authority, free_port
 from gevent import get_hub, socket
 from gevent import pywsgi as gevents
 from gevent.event import Event
@@ -29,6 +28,7 @@ from geventgate.config import Config
 from geventgate.errors import ConfigError
 from geventgate.pywsgi import WebSocketHandler, WSGIServer
 from geventgate.testing import Http2Client, WebSocketClient
+from tests.conftest import Authority, free_port
 
 PATIENCE = 10.0  # seconds for what takes milliseconds
 ROOT = Path(__file__).parent.parent

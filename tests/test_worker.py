@@ -605,6 +605,7 @@ def test_a_certificate_that_is_bad_when_the_workers_start_ends_it(folder, tmp_pa
     copy = tmp_path / "c.pem"
     copy.write_text(Path(pair.certfile).read_text())
     with gunicorn(folder, "--certfile", str(copy), "--keyfile", pair.keyfile, status=3) as server:
+        server.await_line("HTTP/1.1, WebSocket")  # gunicorn itself has looked
         copy.write_text("")
         server.signal(signal.SIGHUP)
         assert server.process.wait(WAIT) == 3, server.stderr()

@@ -115,9 +115,8 @@ class Worker(base.Worker):  # type: ignore[misc]
     def meet(self, arbiter: Any) -> None:
         """Before each fork: have *arbiter*, gunicorn's, do what ours needs of it."""
         self.given = arbiter.systemd
-        signal.pthread_sigmask(
-            signal.SIG_BLOCK, HEARD
-        )  # until _listen_early(): Python's fork forgets what it has not seen
+        # Until _listen_early(): Python forgets at a fork what it has not come to see.
+        signal.pthread_sigmask(signal.SIG_BLOCK, HEARD)
         if Worker._shared is not None:
             return
         shared = Worker._shared = mmap(-1, 1)
@@ -313,23 +312,23 @@ class Worker(base.Worker):  # type: ignore[misc]
         """USR1: reopen the logs."""
         self._reopens = True
 
-    def handle_abort(self, sig: int, frame: FrameType | None) -> NoReturn:
+    def handle_abort(self, sig: int, frame: FrameType | None) -> None:
         """ABRT: gunicorn has heard nothing for *timeout*, and will kill us in a moment. Say what blocked, and end."""
+        from gevent import get_hub, getcurrent
+
         if self._over:
             os._exit(1)  # the interpreter does not come to its end
+        if frame is not None and frame.f_code is type(get_hub()).run.__code__:
+            log.warning("this process, or the machine, did not run for a while; nothing blocks it now")
+            self.notify()  # in time: gunicorn looks again before it kills
+            return
         self.alive, self._over = False, True
         self.log.critical("%s", blocked(self.timeout * 2, frame))
         self.cfg.worker_abort(self)
-        self._end(1)
-
-    def _end(self, status: int) -> NoReturn:
-        """As sys.exit(), from whatever greenlet: there it would be an error of the request that runs."""
-        from gevent import get_hub, getcurrent
-
         main = get_hub().parent
-        if getcurrent() is not main:
-            main.throw(SystemExit(status))
-        sys.exit(status)
+        if getcurrent() not in (main, get_hub()):
+            main.throw(SystemExit(1))  # out of this greenlet, where it would be an error of the request that runs
+        sys.exit(1)
 
 
 def blocked(seconds: float, frame: FrameType | None) -> str:

@@ -320,7 +320,6 @@ def test_a_worker_that_is_killed_is_back_within_a_second(plain):
             peer.sendall(b"GET /slow?1 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         time.sleep(0.3)
         killed, other = plain.workers()
-        began = time.monotonic()
         os.kill(killed, signal.SIGKILL)
         await_that(lambda: len(plain.workers()) == 2 and killed not in plain.workers(), seconds=1.0)
         answers = []
@@ -328,7 +327,6 @@ def test_a_worker_that_is_killed_is_back_within_a_second(plain):
             with suppress(ConnectionResetError):
                 answers.append(peer.recv(65536).rpartition(b"\r\n\r\n")[2])
         assert set(answers) <= {b"", b"%d" % other}
-        assert time.monotonic() - began < 5
     assert plain.get()[0] == 200
 
 
@@ -344,6 +342,15 @@ def test_a_blocked_hub_is_reported_and_its_worker_replaced(plain):
     assert "geventgate/server" not in report.split("[INFO]")[0]
     await_that(lambda: len(plain.workers()) == 2 and plain.workers() != before)
     assert plain.get()[0] == 200
+
+
+def test_a_worker_that_nothing_blocks_goes_on(plain):
+    """After the machine was asleep gunicorn looks before the worker could tell anything."""
+    before = plain.workers()
+    os.kill(before[0], signal.SIGABRT)
+    plain.await_line("nothing blocks it now")
+    assert plain.get()[0] == 200
+    assert plain.workers() == before
 
 
 def test_the_control_socket_answers(plain, folder):
@@ -439,8 +446,8 @@ def test_a_configuration_file_hooks_and_log_formats(folder, tmp_path):
     assert "post_worker_init True" in log
     assert "pre_request GET /mounted/environ?a=b /mounted/environ a=b (1, 1) localhost" in log
     assert re.search(r"post_request /mounted/environ /mounted/environ\?a=b 200 OK \d+ yes", log)
-    assert re.search(r"^log: GET /environ a=b 200 \d+ yes localhost <.*> 0\.\d+$", log, re.MULTILINE)
-    assert re.search(r"^log: GET /environ  400 \d+ - localhost - 0\.\d+$", log, re.MULTILINE)
+    assert re.search(r"^log: GET /environ a=b 200 \d+ yes localhost <.*> \d+\.\d+$", log, re.MULTILINE)
+    assert re.search(r"^log: GET /environ  400 \d+ - localhost - \d+\.\d+$", log, re.MULTILINE)
     assert "post_request /fail /fail 500 Internal Server Error" in log
     assert "worker_int" in log
     assert "worker_exit 1" in log
@@ -630,7 +637,8 @@ def test_websockets_are_told_whether_to_come_back(folder):
 
 
 def test_a_stop_waits_for_what_runs_and_not_for_ever(folder):
-    with gunicorn(folder, "--graceful-timeout", "2") as server:
+    with gunicorn(folder, "--graceful-timeout", "3") as server:
+        server.get()  # it has started
         with server.connect() as short, server.connect() as long:
             short.sendall(b"GET /slow?1 HTTP/1.1\r\nHost: localhost\r\n\r\n")
             long.sendall(b"GET /slow?9 HTTP/1.1\r\nHost: localhost\r\n\r\n")

@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterable
 from mmap import mmap
@@ -106,6 +107,7 @@ class Worker(base.Worker):  # type: ignore[misc]
 
             cfg.set("pre_fork", pre_fork)
         self.given = False  # the sockets are a supervisor's, which may go on listening
+        self._told = 0.0  # when notify() was called
         # Set by signals, for attend() to see.
         self._reopens = False
         self._quits = False
@@ -264,6 +266,11 @@ class Worker(base.Worker):  # type: ignore[misc]
         self._over = True
         signals.leave_threads(0)
 
+    def notify(self) -> None:
+        """Tell gunicorn that the hub runs."""
+        super().notify()
+        self._told = time.monotonic()
+
     def _beat(self) -> None:
         """In the hub: when it does not run, gunicorn hears nothing of us."""
         self.notify()
@@ -318,7 +325,8 @@ class Worker(base.Worker):  # type: ignore[misc]
 
         if self._over:
             os._exit(1)  # the interpreter does not come to its end
-        if frame is not None and frame.f_code is type(get_hub()).run.__code__:
+        waits = frame is not None and frame.f_code is type(get_hub()).run.__code__
+        if waits or time.monotonic() - self._told < self.timeout:
             log.warning("this process, or the machine, did not run for a while; nothing blocks it now")
             self.notify()  # in time: gunicorn looks again before it kills
             return

@@ -12,8 +12,11 @@ BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 # The whole suite goes side by side: much of it waits, so two cores carry four. A part is sooner done by one.
 WHOLE := -n $(JOBS) --dist worksteal
+COMPILED := tests/test_native.py tests/protocol/test_http1.py tests/server tests/gateway tests/test_testing.py \
+	tests/conformance/test_malformed.py tests/conformance/test_damaged.py tests/conformance/test_memory.py \
+	tests/conformance/test_faults.py tests/applications/test_flask.py tests/applications/test_validate.py
 
-.PHONY: demo build style types test cov bench conformance fuzz docs clean
+.PHONY: demo build style types test native cov bench conformance fuzz docs clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.examples            ## the chat, on http://127.0.0.1:8000
@@ -32,6 +35,13 @@ types: $(VENV)/.dev
 
 test: $(VENV)/.dev                 ## ARGS="tests/protocol -k chunk" narrows it
 	$(PYTEST) $(or $(ARGS),$(WHOLE))
+
+native: $(VENV)/.dev               ## the parts of the suite that what is compiled is under, in a copy of the tree
+	rm -rf build/native
+	mkdir -p build/native
+	git ls-files -z | xargs -0 cp --parents --target-directory=build/native
+	cd build/native && GEVENTGATE_NATIVE=1 GEVENTGATE_CFLAGS=-Werror $(abspath $(BIN))/python setup.py --quiet build_ext --inplace
+	cd build/native && $(abspath $(BIN))/python -m pytest -n $(JOBS) --dist worksteal $(or $(ARGS),$(COMPILED))
 
 cov: $(VENV)/.dev                  ## branches, in the servers that the tests start too
 	rm -f .coverage .coverage.*

@@ -17,8 +17,8 @@ class RequestHead:
     """
 
     __slots__ = (
-        "method", "target", "http_version", "scheme", "authority", "path", "query", "protocol", "fields", "size",
-        "connection", "content_length", "transfer_encoding", "expect", "upgrade", "lines", "memo",
+        "method", "target", "http_version", "scheme", "authority", "path", "query", "protocol", "_fields", "size",
+        "connection", "content_length", "transfer_encoding", "expect", "upgrade", "lines", "memo", "block",
     )  # fmt: skip
 
     def __init__(
@@ -49,7 +49,7 @@ class RequestHead:
         self.path = path  # of the target, still percent-encoded
         self.query = query
         self.protocol = protocol  # what the peer offers to switch to; "" for CONNECT; None
-        self.fields = fields
+        self._fields: Fields | None = fields
         self.size = size  # of the head on the wire, in bytes
         self.connection = connection
         self.content_length = content_length
@@ -58,11 +58,25 @@ class RequestHead:
         self.upgrade = upgrade
         self.lines = lines  # field lines on the wire, where cookies are split there (RFC 9113 §8.2.3); else 0
         self.memo = memo  # what the gateway made of the fields; shared by a connection's requests that have the same
+        self.block = b""  # a whole head, well formed, whose fields are still to be split
+
+    @property
+    def fields(self) -> Fields:
+        fields = self._fields
+        if fields is None:
+            fields = self._fields = split_fields(self.block)
+        return fields
 
     def get(self, name: bytes) -> bytes | None:
         """The value of the field *name* (lower case), joined with ", " when repeated, or None."""
         values = [value for field, value in self.fields if field == name]
         return b", ".join(values) if values else None
+
+
+def split_fields(block: bytes) -> Fields:
+    """The fields of a head of HTTP/1 that is known to be well formed."""
+    pairs = (line.partition(b":") for line in block[:-4].split(b"\r\n")[1:])
+    return tuple([(name.lower(), value.strip(b" \t")) for name, _, value in pairs])
 
 
 @dataclass(frozen=True, eq=False, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "geventgate"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-LEAVES = ("errors", "message", "exchange", "trust", "config")
+LEAVES = ("native", "errors", "message", "exchange", "trust", "config")
 BIND = "server.addresses"  # the command line binds as root, and imports the application as somebody else
 CHECK = "server.certificates"  # gunicorn's process looks at them before it starts workers
 BOTH_SIDES = ("assemble", "__init__", "testing", "compat", "pywsgi")  # the only ones that see server and gateway

@@ -12,9 +12,10 @@ from textwrap import wrap
 from typing import TYPE_CHECKING, Any, TextIO
 from urllib.parse import unquote_to_bytes
 
+from geventgate import native
 from geventgate.exchange import Address, EventLike, Exchange
 from geventgate.gateway.forwarded import Front
-from geventgate.message import Fields, Tls
+from geventgate.message import Fields, RequestHead, Tls
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -216,11 +217,13 @@ def build_environ(exchange: Exchange, template: Environ, front: Front | None = N
         environ["wsgi.input"] = (
             BufferedReader(ContentFile(exchange), CONTENT_BUFFER) if content is None else BytesIO(content)
         )
+    if exchange.tls is not None:
+        environ.update(tls_keys(exchange.tls))
     if head.memo is None:
-        _add_fields(environ, head.fields, exchange.tls)
+        add_fields(environ, head)
     else:
         if not head.memo:
-            _add_fields(head.memo, head.fields, exchange.tls)
+            add_fields(head.memo, head)
         environ.update(head.memo)
     # "the server MUST ignore the received Host header field" beside an absolute target (RFC 9112 §3.2.2)
     if "HTTP_HOST" in environ or head.authority:
@@ -228,11 +231,9 @@ def build_environ(exchange: Exchange, template: Environ, front: Front | None = N
     return environ
 
 
-def _add_fields(environ: Environ, fields: Fields, tls: Tls | None) -> None:
-    """The fields of a request under their keys, joined when repeated, and what TLS adds."""
-    if tls is not None:
-        environ.update(tls_keys(tls))
-    for name, value in fields:
+def add_fields(environ: Environ, head: RequestHead) -> None:
+    """The fields of a request under their keys, joined when repeated."""
+    for name, value in head.fields:
         key = _known_keys.get(name)
         if key is None:
             key = _key(name)
@@ -320,3 +321,6 @@ def _key(name: bytes) -> str:
     if len(_known_keys) < MAX_KNOWN_KEYS and len(name) <= MAX_KNOWN_NAME:
         _known_keys[name] = key
     return key
+
+
+add_fields = native.twin(add_fields, "geventgate.gateway._environ")

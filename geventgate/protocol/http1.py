@@ -12,6 +12,7 @@ from enum import Enum, auto
 from http import HTTPStatus
 from typing import NamedTuple
 
+from geventgate import native
 from geventgate.errors import ApplicationError, NotSupported, PeerError
 from geventgate.exchange import ResponseFields, Text
 from geventgate.message import Field, FieldLine, Fields, RequestHead, ResponseHead
@@ -604,3 +605,6 @@ def _stated_length(value: bytes) -> int:
     if not (value.isdigit() and len(value) < 19):
         raise ApplicationError(f"malformed Content-Length {value!r}")
     return int(value)
+
+
+parse_request_head = native.twin(parse_request_head, "geventgate.protocol._heads")

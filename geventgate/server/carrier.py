@@ -14,7 +14,7 @@ from typing import IO
 import gevent
 from gevent.event import Event
 
-from geventgate import observe
+from geventgate import native, observe
 from geventgate.errors import ApplicationError, PeerError, PeerGone
 from geventgate.exchange import Address, Exchange, ResponseFields
 from geventgate.message import RequestHead, ResponseHead, Tls
@@ -160,6 +160,10 @@ class CarriedExchange(Exchange):
         return False
 
 
+def run_in_copied_context(handle: Callable[[Exchange], None], exchange: Exchange) -> None:
+    copy_context().run(handle, exchange)
+
+
 def answer(
     exchange: CarriedExchange, handle: Callable[[Exchange], None], listeners: Sequence[observe.Listener]
 ) -> bool:
@@ -177,7 +181,7 @@ def answer(
 def _answer(exchange: CarriedExchange, handle: Callable[[Exchange], None]) -> bool:
     """Whatever comes back as an exception is answered or cut here."""
     try:
-        copy_context().run(handle, exchange)
+        run_in_copied_context(handle, exchange)
         return exchange.complete()
     except PeerGone as error:
         log.debug("%s: %s", exchange, error)
@@ -192,3 +196,6 @@ def _answer(exchange: CarriedExchange, handle: Callable[[Exchange], None]) -> bo
     except BaseException:  # killed
         exchange.abort("its greenlet was killed")
         raise
+
+
+run_in_copied_context = native.twin(run_in_copied_context, "geventgate.server._context")

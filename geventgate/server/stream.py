@@ -13,6 +13,7 @@ from typing import Any
 
 from gevent import get_hub, getcurrent
 
+from geventgate import native
 from geventgate.errors import ApplicationError, PeerGone, PeerTimeout
 from geventgate.exchange import Bytes
 
@@ -24,20 +25,32 @@ GRACE_SECONDS = 10.0  # before a minimal rate is asked for
 READ, WRITE = 1, 2  # events of libev
 
 
+def receiver(sock: Any) -> Callable[[int], bytes]:
+    """recv() of *sock*."""
+    return sock.recv  # type: ignore[no-any-return]
+
+
+def sender(sock: Any) -> Callable[[Bytes], int]:
+    """send() of *sock*."""
+    return sock.send  # type: ignore[no-any-return]
+
+
 class Stream:
     """Bytes received and not yet taken are ``inbox[start:]``. *sock* is a plain non-blocking socket, and now ours."""
 
     __slots__ = (
-        "_sock", "_recv", "_hub", "_held", "_broken", "_drained", "_burst", "_waiting",
+        "_sock", "_recv", "_transmit", "_hub", "_held", "_broken", "_drained", "_burst", "_waiting",
         "inbox", "start", "ended", "deadline", "received", "sent",
-        "_reading", "_reader", "_writing", "_writer", "_peek", "_on_gone",
+        "_reading", "_reader", "_reader_of", "_wake", "_park", "_writing", "_writer", "_peek", "_on_gone",
         "_read_ticks", "_write_ticks", "_stall_ticks", "_swept",
     )  # fmt: skip
 
     def __init__(self, sock: Any) -> None:
         self._sock = sock
-        self._recv: Callable[[int], bytes] = sock.recv
+        self._recv: Callable[[int], bytes] = receiver(sock)
+        self._transmit: Callable[[Bytes], int] = sender(sock)
         self._hub = get_hub()
+        self._park: Callable[[], Any] = self._hub.switch
         self._held: list[bytes] = []
         self._broken = False  # a write was cut in its middle
         self._drained = True  # the kernel has nothing for us: wait before the next recv
@@ -52,6 +65,8 @@ class Stream:
         # Who waits, and the watcher it waits on, made at first use.
         self._reading: Any = None
         self._reader: Any = None
+        self._reader_of: Any = None  # the greenlet that waited last, and how to wake it: mostly the next one too
+        self._wake: Any = None
         self._writing: Any = None
         self._writer: Any = None
         self._peek: Any = None
@@ -173,10 +188,14 @@ class Stream:
         watcher = self._reader
         if watcher is None:
             watcher = self._reader = self._hub.loop.io(self._sock.fileno(), READ)
-        self._reading = getcurrent()
-        watcher.start(self._reading.switch)
+        greenlet = getcurrent()
+        if greenlet is not self._reader_of:
+            self._reader_of = greenlet
+            self._wake = greenlet.switch
+        self._reading = greenlet
+        watcher.start(self._wake)
         try:
-            self._hub.switch()
+            self._park()
         finally:
             watcher.stop()
             self._reading = None
@@ -199,7 +218,10 @@ class Stream:
         if len(buffers) == 1:
             self._send(buffers[0])
             return
-        if sum(map(len, buffers)) <= JOIN_SIZE:
+        size = 0
+        for buffer in buffers:
+            size += len(buffer)
+        if size <= JOIN_SIZE:
             self._send(b"".join(buffers))
         else:
             self._sendmsg(buffers)
@@ -207,7 +229,7 @@ class Stream:
     def _send(self, data: Bytes) -> None:
         self._claim_writer()
         try:
-            sent = self._sock.send(data)
+            sent = self._transmit(data)
         except BlockingIOError:
             sent = 0
         except OSError as error:
@@ -219,7 +241,7 @@ class Stream:
         while sent < len(view):
             self._park_writer()
             try:
-                count = self._sock.send(view[sent:])
+                count = self._transmit(view[sent:])
             except BlockingIOError:
                 continue
             except OSError as error:
@@ -440,3 +462,7 @@ class Stream:
         """Called in the hub: by then the greenlet may have been woken otherwise, and wait for something else."""
         if greenlet is self._reading or greenlet is self._writing:
             greenlet.throw(PeerGone("the connection was closed"))
+
+
+receiver = native.twin(receiver, "geventgate.server._io")
+sender = native.twin(sender, "geventgate.server._io")

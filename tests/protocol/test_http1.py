@@ -55,7 +55,8 @@ def parsed(data: bytes, limits: HeadLimits = DEFAULT_LIMITS) -> RequestHead:
 
 
 def values(head: RequestHead) -> dict[str, Any]:
-    return {name: getattr(head, name) for name in RequestHead.__slots__}
+    names = (*RequestHead.__slots__, "fields")
+    return {name: getattr(head, name) for name in names if name not in ("_fields", "block")}
 
 
 def status_whole(data: bytes, limits: HeadLimits = DEFAULT_LIMITS) -> int | None:

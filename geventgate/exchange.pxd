@@ -1,0 +1,16 @@
+from geventgate.message cimport RequestHead
+
+
+cdef class Exchange:
+    cdef public RequestHead request
+    cdef public tuple peer
+    cdef public tuple local
+    cdef public object tls
+    cdef public bint has_content
+    cdef public int status
+    cdef public Py_ssize_t sent
+    cpdef bytes read(self, Py_ssize_t size)
+    cpdef take_whole(self)
+    cpdef send_head(self, status, fields)
+    cpdef send(self, data)
+    cpdef finish(self, data=*, trailers=*)

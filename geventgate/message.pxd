@@ -1,0 +1,47 @@
+cimport cython
+
+cdef extern from "spans.h":
+    ctypedef struct field_span:
+        unsigned short name, name_end, value, value_end
+
+
+@cython.final
+@cython.freelist(64)
+cdef class RequestHead:
+    cdef public str method
+    cdef public bytes target
+    cdef public str http_version
+    cdef public str scheme
+    cdef public bytes authority
+    cdef public bytes path
+    cdef public bytes query
+    cdef public str protocol
+    cdef public tuple _fields
+    cdef public Py_ssize_t size
+    cdef public bytes connection
+    cdef public bytes content_length
+    cdef public bytes transfer_encoding
+    cdef public bytes expect
+    cdef public bytes upgrade
+    cdef public Py_ssize_t lines
+    cdef public dict memo
+    cdef public bytes block
+    # The native parser's notes for add_fields(), of the fields in ``block``.
+    cdef int _count
+    cdef field_span[100] _spans
+    cpdef get(self, bytes name)
+
+
+@cython.final
+@cython.freelist(64)
+cdef class ResponseHead:
+    cdef public int code
+    cdef public bytes status_line
+    cdef public list lines
+    cdef public Py_ssize_t content_length
+    cdef public bint dated
+    cdef public bint named
+    cdef public bint closing
+    cdef public bytes priority
+    cdef public tuple faults
+    cdef public list _fields

@@ -1,0 +1,23 @@
+cimport cython
+
+from geventgate.exchange cimport Exchange
+from geventgate.message cimport RequestHead, ResponseHead
+from geventgate.protocol.http1 cimport check_final
+
+
+cdef class CarriedExchange(Exchange):
+    cdef public object _said
+    cdef public ResponseHead _head
+    cdef public object _framing
+    cdef public Py_ssize_t _left
+    cdef public object _closed
+    @cython.locals(head=ResponseHead)
+    cpdef send_head(self, status, fields)
+    cpdef bytes _measure(self, bytes data)
+    cpdef bint _falls_short(self) except -1
+    cpdef bint complete(self) except -1
+    cpdef leave(self)
+
+
+cpdef bint answer(CarriedExchange exchange, handle, listeners) except -1
+cpdef bint _answer(CarriedExchange exchange, handle) except -1

@@ -1,0 +1,46 @@
+cimport cython
+
+from geventgate.message cimport RequestHead, ResponseHead
+from geventgate.protocol.http1 cimport Content, expects_continue, persists, request_content, response_content
+from geventgate.server.carrier cimport CarriedExchange, answer
+from geventgate.server.clock cimport Clock
+from geventgate.server.service cimport Service
+from geventgate.server.stream cimport Stream
+
+cdef Clock CLOCK
+
+
+cdef class Http1Connection:
+    cdef public Http1Exchange _exchange
+    cdef public bint _hijacked, _served
+    cdef public int _idle_ticks
+    cdef public tuple _local, _peer
+    cdef public Service _service
+    cdef public object _tls, _worker
+    cdef public Stream _stream
+    @cython.locals(stream=Stream, turns=int, head=RequestHead)
+    cpdef bint serve(self) except -1
+    @cython.locals(stream=Stream, head=RequestHead)
+    cpdef RequestHead _read_head(self)
+    @cython.locals(exchange=Http1Exchange)
+    cpdef bint _serve_exchange(self, RequestHead head) except -1
+    cpdef _rest(self)
+
+
+cdef class Http1Exchange(CarriedExchange):
+    cdef public Content _content
+    cdef public Service _service
+    cdef public object _tunnel
+    cdef public bint _continue_due, _cut, _persistent, hijacked
+    cdef public Stream _stream
+    @cython.locals(stream=Stream, content=Content)
+    cpdef bytes read(self, Py_ssize_t size)
+    cpdef send(self, data)
+    cpdef finish(self, data=*, trailers=*)
+    @cython.locals(head=ResponseHead, request=RequestHead, stated=Py_ssize_t)
+    cpdef _write_head(self, Py_ssize_t length)
+    cpdef bint _too_much_unread(self) except -1
+    cpdef _write_content(self, data)
+    cpdef bint complete(self) except -1
+    cpdef bint _drain(self) except -1
+    cpdef leave(self)

@@ -1,0 +1,36 @@
+cimport cython
+
+
+cdef class Stream:
+    cdef public object _sock, _recv, _transmit, _hub, _park
+    cdef public list _held
+    cdef public bint _broken, _drained, _waiting
+    cdef public int _burst
+    cdef public bytes inbox
+    cdef public Py_ssize_t start
+    cdef public bint ended
+    cdef public double deadline
+    cdef public Py_ssize_t received, sent
+    cdef public object _reading, _reader, _reader_of, _wake, _writing, _writer, _peek, _on_gone
+    cdef public Py_ssize_t _read_ticks, _write_ticks, _stall_ticks, _swept
+    @cython.locals(data=bytes)
+    cpdef bint receive(self) except -1
+    cpdef rest(self)
+    @cython.locals(data=bytes)
+    cpdef receive_now(self)
+    cpdef bint wait(self) except -1
+    cpdef append(self, bytes data)
+    cpdef take(self, Py_ssize_t count)
+    cpdef Py_ssize_t pending(self) except -1
+    cpdef bint unread(self) except -1
+    cpdef _park_reader(self)
+    cpdef write(self, data)
+    @cython.locals(held=list)
+    cpdef flush(self)
+    @cython.locals(size=Py_ssize_t)
+    cpdef sendv(self, buffers)
+    @cython.locals(sent=Py_ssize_t, count=Py_ssize_t)
+    cpdef _send(self, data)
+    cpdef _claim_writer(self)
+    cpdef _park_writer(self)
+    cpdef pace(self)

@@ -1,0 +1,153 @@
+"""The native twins against their references: equal values, equal errors.
+
+The tables of cases run on whatever is there (tests/protocol/test_http1.py and the rest, in the pure build and in the
+native one); this is for what only a comparison finds. In the pure build there is nothing to compare.
+"""
+
+import socket
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from geventgate import native
+from geventgate.errors import PeerError
+from geventgate.gateway import environ
+from geventgate.message import RequestHead, split_fields
+from geventgate.protocol import http1
+from geventgate.protocol.http1 import HeadLimits
+from geventgate.server import carrier, stream
+
+ATTRIBUTES = [name for name in RequestHead.__slots__ if name not in ("_fields", "block")] + ["fields"]
+
+
+def both(module: Any, name: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """The twin, and its reference; in the pure build the same twice."""
+    there = getattr(module, name)
+    return there, native.references.get(name, there)
+
+
+def said(parse: Callable[..., Any], *arguments: Any) -> Any:
+    """The value, attribute by attribute, or the error."""
+    try:
+        head = parse(*arguments)
+    except PeerError as error:
+        return error.status, str(error)
+    return head and {name: getattr(head, name) for name in ATTRIBUTES}
+
+
+def test_what_has_a_twin() -> None:
+    wanted = {"parse_request_head", "add_fields", "receiver", "sender", "run_in_copied_context"}
+    assert set(native.references) == (wanted if native.COMPILED else set())
+
+
+# --- heads
+
+LINES = (b"Host: a", b"Host: a:80", b"Host:", b"Host: [::1]:80", b"Host: a,b", b"Host: a:999999", b"host: A_b",
+    b"Connection: close", b"Connection: upgrade", b"Upgrade: websocket", b"Content-Length: 5", b"content-length:5",
+    b"Transfer-Encoding: chunked", b"Expect: 100-continue", b"Cookie: a=b", b"Cookie: c", b"Authorization: Basic x",
+    b"Content-Type: text/plain", b"X-A: \t b\t", b"X-A:b:c", b"X_A: b", b"Proxy: x", b"X A: b", b"X-A : b", b": b",
+    b" folded", b"X: \xe9\xff", b"X: \x00", b"X: \x7f", b"X: a\rb", b"X: a\nb", b"X: \x0b")  # fmt: skip
+STARTS = (b"GET ", b"POST ", b"CONNECT ", b"OPTIONS ", b"get ", b"G\tET ", b"/", b"/a/b?c=d&e", b"/?", b"?", b"*",
+    b"/%41", b"/#", b"http://a/b?c", b"/\xff", b"/a b", b" HTTP/1.1\r\n", b" HTTP/1.0\r\n", b" HTTP/1.2\r\n",
+    b" HTTP/2.0\r\n", b" http/1.1\r\n", b"\r\n", b"\n", b"\r", b"\x00")  # fmt: skip
+PIECES = st.sampled_from([*STARTS, *[line + b"\r\n" for line in LINES]])
+HEADS = st.lists(PIECES, max_size=12).map(b"".join)
+ORDINARY = st.lists(PIECES, max_size=8).map(
+    lambda pieces: b"GET /a?b HTTP/1.1\r\nHost: a\r\n" + b"".join(pieces) + b"\r\n"
+)
+WELL_FORMED = st.lists(st.sampled_from([line + b"\r\n" for line in LINES[7:21] + LINES[26:27]]), max_size=8).map(
+    lambda lines: b"".join([b"GET /a?b HTTP/1.1\r\nHost: a\r\n", *lines, b"\r\n"])
+)
+LIMITS = st.builds(HeadLimits, st.integers(1, 60), st.integers(0, 12), st.integers(1, 400)) | st.just(HeadLimits())
+
+
+@given(HEADS | ORDINARY | st.binary(max_size=200), st.integers(0, 3), LIMITS)
+@example(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", 0, HeadLimits(14, 1, 27))
+@example(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", 0, HeadLimits(13, 1, 27))
+@example(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", 0, HeadLimits(14, 0, 27))
+@example(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", 0, HeadLimits(14, 1, 26))
+@example(b"GET /? HTTP/1.1\r\nHost: a\r\n\r\nGET", 0, HeadLimits())
+@example(b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n", 0, HeadLimits(100_000, 100, 100_000))
+@example(b"GET / HTTP/1.1\r\nHost: a\r\n" + b"A: b\r\n" * 150 + b"\r\n", 0, HeadLimits(8192, 200, 32768))
+def test_heads(data: bytes, start: int, limits: HeadLimits) -> None:
+    twin, reference = both(http1, "parse_request_head")
+    start = min(start, len(data))
+    assert said(twin, data, start, limits) == said(reference, data, start, limits)
+
+
+@given(ORDINARY)
+def test_every_prefix_of_a_head(data: bytes) -> None:
+    twin, reference = both(http1, "parse_request_head")
+    for end in range(len(data)):
+        assert said(twin, data[:end]) == said(reference, data[:end])
+
+
+@given(WELL_FORMED)
+def test_the_fields_of_an_environ(data: bytes) -> None:
+    twin, reference = both(environ, "add_fields")
+    head = http1.parse_request_head(data)
+    native_environ: dict[str, object] = {"CONTENT_TYPE": "there", "HTTP_X_A": "too"}
+    pure_environ = native_environ.copy()
+    twin(native_environ, head)
+    reference(pure_environ, head)
+    assert list(native_environ.items()) == list(pure_environ.items())
+
+
+@given(WELL_FORMED)
+def test_splitting_later(data: bytes) -> None:
+    """What split_fields() makes of a head that was found well formed is what the parser would have."""
+    head = both(http1, "parse_request_head")[1](data)
+    assert split_fields(data) == head.fields
+
+
+# --- bytes
+
+
+def test_receiving_and_sending() -> None:
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    receive, send = stream.receiver(ours), stream.sender(ours)
+    with ours, theirs:
+        with pytest.raises(BlockingIOError):
+            receive(10)
+        theirs.sendall(b"hello")
+        assert (receive(2), receive(100)) == (b"he", b"llo")
+        assert send(b"abc") == 3
+        assert send(memoryview(bytearray(b"def"))[1:]) == 2
+        assert theirs.recv(10) == b"abcef"
+        with pytest.raises(TypeError):
+            send("text")  # type: ignore[arg-type]
+        large = b"x" * (1 << 24)
+        assert 0 < send(large) < len(large)
+        with pytest.raises(BlockingIOError):
+            _for_ever(send, large)
+        theirs.close()
+        with pytest.raises(ConnectionError):
+            _for_ever(send, b"x")
+
+
+def test_a_context_of_its_own() -> None:
+    run, reference = both(carrier, "run_in_copied_context")
+    variable: ContextVar[str] = ContextVar("variable", default="outside")
+    seen: list[str] = []
+
+    def handle(exchange: Any) -> None:
+        seen.append(variable.get())
+        variable.set("inside")
+        if exchange:
+            raise KeyError(exchange)
+
+    for call in (run, reference):
+        call(handle, None)
+        with pytest.raises(KeyError):
+            call(handle, "fails")
+    assert (seen, variable.get()) == (["outside"] * 4, "outside")
+
+
+def _for_ever(send: Callable[[bytes], int], data: bytes) -> None:
+    while True:
+        send(data)

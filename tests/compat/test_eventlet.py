@@ -18,10 +18,10 @@ import gevent
 import httpx
 import pytest
 import socketio
-from conftest import Gate, await_listening, free_port
 
 from geventgate.compat import eventlet as shim
 from geventgate.testing import Refused, WebSocketClient
+from tests.conftest import Gate, await_listening, free_port
 
 FOLDER = Path(__file__).parent
 

@@ -18,12 +18,12 @@ from typing import NamedTuple
 
 import httpx
 import pytest
-from conftest import Gate, await_listening, free_port
 
 from geventgate.compat.geventwebsocket import create_logger, upgrade
 from geventgate.compat.geventwebsocket.resource import Resource, WebSocketApplication
 from geventgate.errors import ApplicationError, WebSocketError
 from geventgate.testing import Http2Client, Http2WebSocketClient, Refused, WebSocketClient, running
+from tests.conftest import Gate, await_listening, free_port
 
 HERE = Path(__file__).parent
 WAIT = 10.0

@@ -15,13 +15,13 @@ import gevent.pool
 import gevent.ssl
 import pytest
 import socketio
-from conftest import Authority, await_listening, free_port
 from gevent import get_hub, pywsgi, socket
 from gevent.event import Event
 
 from geventgate.compat.pywsgi import WebSocketHandler
 from geventgate.config import Config
 from geventgate.testing import WebSocketClient
+from tests.conftest import Authority, await_listening, free_port
 
 PATIENCE = 10.0  # seconds for what takes milliseconds
 TESTS = Path(__file__).parent

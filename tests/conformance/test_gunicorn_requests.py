@@ -18,7 +18,8 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import pytest
-from conftest import Gate
+
+from tests.conftest import Gate
 
 VERSION = "27.0.1"
 SHA256 = "b1514965361c8b7e8107a80aa2a92636878df1ccfac6dd204a676426e04d9e3e"

@@ -11,7 +11,6 @@ from contextlib import suppress
 from typing import NamedTuple
 
 import pytest
-from conftest import Authority, Gate, StartGate
 from hpack.huffman import HuffmanEncoder
 from hpack.huffman_constants import REQUEST_CODES, REQUEST_CODES_LENGTH
 from http2_wire import (
@@ -43,6 +42,8 @@ from http2_wire import (
     raw_frame,
 )
 from hyperframe.frame import DataFrame, PingFrame, SettingsFrame
+
+from tests.conftest import Authority, Gate, StartGate
 
 Make = Callable[[Wire], bytes]
 Verdict = Callable[[Wire], None]  # what must follow; AssertionError

@@ -21,11 +21,11 @@ DEFAULT_PORTS = {"http": "80", "https": "443"}
 _is_key = re.compile(rb"[A-Za-z0-9+/]{22}==").fullmatch  # base64 of 16 bytes
 TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
 _is_token = re.compile(TOKEN).fullmatch
-# RFC 6455 §9.1; possessive, so that no input takes longer than its length
-_PARAMETER = rf';[ \t]*+({TOKEN})[ \t]*+(?:=[ \t]*+({TOKEN}|"(?:[^"\\]|\\.)*+")[ \t]*+)?+'
+# RFC 6455 §9.1; possessive, so that no input takes longer than its length. Never around a group: CPython before 3.11.5
+# gets those wrong.
 _between_extensions = re.compile(r"[ \t,]*+").match
-_extension = re.compile(rf"({TOKEN})[ \t]*+((?:{_PARAMETER})*+)(?=,|$)").match
-_parameters = re.compile(_PARAMETER).findall
+_extension = re.compile(rf"({TOKEN})[ \t]*+").match
+_parameter = re.compile(rf';[ \t]*+({TOKEN})[ \t]*+(?:=[ \t]*+({TOKEN}|"(?:[^"\\]|\\.)*")[ \t]*+)?').match
 _origin = re.compile(r"(https?)://([^/?#@]+)", re.IGNORECASE).fullmatch  # RFC 6454 §6.2
 _host_and_port = re.compile(r"(\[[^\]]*\]|[^:]*)(?::([0-9]*))?").fullmatch
 
@@ -138,11 +138,16 @@ def _extensions(value: bytes | None) -> tuple[ExtensionOffer, ...]:
     offers = []
     text, place = value.decode("latin-1"), 0
     while (between := _between_extensions(text, place)) and (place := between.end()) < len(text):
-        match = _extension(text, place)
-        if match is None:
+        extension = _extension(text, place)
+        parameters = []
+        if extension is not None:
+            place = extension.end()
+            while (parameter := _parameter(text, place)) is not None:
+                parameters.append((parameter[1], _unquoted(parameter[2] or "")))
+                place = parameter.end()
+        if extension is None or text[place : place + 1] not in ("", ","):
             raise PeerError(400, "malformed Sec-WebSocket-Extensions")
-        offers.append(ExtensionOffer(match[1], tuple((name, _unquoted(said)) for name, said in _parameters(match[2]))))
-        place = match.end()
+        offers.append(ExtensionOffer(extension[1], tuple(parameters)))
     return tuple(offers)
 
 

@@ -273,6 +273,8 @@ class Worker(base.Worker):  # type: ignore[misc]
 
     def _beat(self) -> None:
         """In the hub: when it does not run, gunicorn hears nothing of us."""
+        if self._over:
+            return  # the hub may run once more while the interpreter ends
         self.notify()
         if self.alive and os.getppid() != self.ppid:
             log.warning("the master process, %d, has gone; leaving", self.ppid)

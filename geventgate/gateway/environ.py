@@ -217,14 +217,14 @@ def build_environ(exchange: Exchange, template: Environ, front: Front | None = N
         environ["wsgi.input"] = (
             BufferedReader(ContentFile(exchange), CONTENT_BUFFER) if content is None else BytesIO(content)
         )
-    if exchange.tls is not None:
-        environ.update(tls_keys(exchange.tls))
-    if head.memo is None:
-        add_fields(environ, head)
-    else:
-        if not head.memo:
-            add_fields(head.memo, head)
-        environ.update(head.memo)
+    memo = head.memo
+    if not memo:
+        keys = environ if memo is None else memo
+        if exchange.tls is not None:
+            keys.update(tls_keys(exchange.tls))
+        add_fields(keys, head)
+    if memo is not None:
+        environ.update(memo)
     # "the server MUST ignore the received Host header field" beside an absolute target (RFC 9112 §3.2.2)
     if "HTTP_HOST" in environ or head.authority:
         environ["HTTP_HOST"] = head.authority.decode("latin-1")

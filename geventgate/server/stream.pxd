@@ -2,7 +2,7 @@ cimport cython
 
 
 cdef class Stream:
-    cdef public object _sock, _recv, _transmit, _hub, _park
+    cdef public object _sock, _recv, _transmit, _hub
     cdef public list _held
     cdef public bint _broken, _drained, _waiting
     cdef public int _burst
@@ -11,7 +11,7 @@ cdef class Stream:
     cdef public bint ended
     cdef public double deadline
     cdef public Py_ssize_t received, sent
-    cdef public object _reading, _reader, _reader_of, _wake, _writing, _writer, _peek, _on_gone
+    cdef public object _reading, _reader, _writing, _writer, _peek, _on_gone
     cdef public Py_ssize_t _read_ticks, _write_ticks, _stall_ticks, _swept
     @cython.locals(data=bytes)
     cpdef bint receive(self) except -1

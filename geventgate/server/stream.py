@@ -41,7 +41,7 @@ class Stream:
     __slots__ = (
         "_sock", "_recv", "_transmit", "_hub", "_held", "_broken", "_drained", "_burst", "_waiting",
         "inbox", "start", "ended", "deadline", "received", "sent",
-        "_reading", "_reader", "_reader_of", "_wake", "_park", "_writing", "_writer", "_peek", "_on_gone",
+        "_reading", "_reader", "_writing", "_writer", "_peek", "_on_gone",
         "_read_ticks", "_write_ticks", "_stall_ticks", "_swept",
     )  # fmt: skip
 
@@ -50,7 +50,6 @@ class Stream:
         self._recv: Callable[[int], bytes] = receiver(sock)
         self._transmit: Callable[[Bytes], int] = sender(sock)
         self._hub = get_hub()
-        self._park: Callable[[], Any] = self._hub.switch
         self._held: list[bytes] = []
         self._broken = False  # a write was cut in its middle
         self._drained = True  # the kernel has nothing for us: wait before the next recv
@@ -65,8 +64,6 @@ class Stream:
         # Who waits, and the watcher it waits on, made at first use.
         self._reading: Any = None
         self._reader: Any = None
-        self._reader_of: Any = None  # the greenlet that waited last, and how to wake it: mostly the next one too
-        self._wake: Any = None
         self._writing: Any = None
         self._writer: Any = None
         self._peek: Any = None
@@ -188,14 +185,10 @@ class Stream:
         watcher = self._reader
         if watcher is None:
             watcher = self._reader = self._hub.loop.io(self._sock.fileno(), READ)
-        greenlet = getcurrent()
-        if greenlet is not self._reader_of:
-            self._reader_of = greenlet
-            self._wake = greenlet.switch
-        self._reading = greenlet
-        watcher.start(self._wake)
+        self._reading = getcurrent()
+        watcher.start(self._reading.switch)
         try:
-            self._park()
+            self._hub.switch()
         finally:
             watcher.stop()
             self._reading = None

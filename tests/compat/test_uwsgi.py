@@ -2,14 +2,14 @@
 
 import ast
 import os
-import threading
 import time
 
 import httpx
 import pytest
-import socketio
 
 from geventgate.testing import Refused, WebSocketClient
+
+from .rooms_client import converse
 
 
 @pytest.fixture(scope="module")
@@ -164,27 +164,4 @@ def rooms(request, module_gate):
 @pytest.mark.parametrize("transports", [["websocket"], ["polling"], ["polling", "websocket"]], ids="+".join)
 def test_flask_socketio(rooms, transports):
     assert httpx.get(rooms.url).text == "gevent_uwsgi"
-    said: list[str] = []
-    enough = threading.Event()
-
-    def on_said(text):
-        said.append(text)
-        if len(said) == 3:
-            enough.set()
-
-    speaker, listener = socketio.Client(), socketio.Client()
-    listener.on("said", on_said)
-    for client in (speaker, listener):
-        client.connect(rooms.url, transports=transports)
-    try:
-        assert listener.call("join", "room") == "joined"
-        speaker.emit("say", ("room", "hello"))
-        speaker.emit("say", ("elsewhere", "not heard"))
-        speaker.emit("say", ("room", "x" * 300_000))
-        speaker.emit("later", {"bytes": b"\x00\xff"})
-        assert enough.wait(10)
-        assert sorted(said) == ["hello", "later: {'bytes': b'\\x00\\xff'}", "x" * 300_000]  # each came in a thread
-        assert listener.transport() == transports[-1]
-    finally:
-        speaker.disconnect()
-        listener.disconnect()
+    converse(rooms.url, transports)

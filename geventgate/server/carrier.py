@@ -29,7 +29,6 @@ from geventgate.protocol.http1 import (
 
 LINGER_SECONDS = 5.0  # for a client still sending to read its answer; precedent: nginx's lingering_timeout
 DRAIN_SECONDS = 1.0  # an idle connection stays open when the server drains: a request may be on its way
-IDLE_TICKS = 2  # sweeps that find a connection idle before its greenlet goes
 FILE_PIECE = 64 * 1024
 
 OVER = Event()  # ``closed`` of every exchange whose end nobody watched

@@ -12,12 +12,14 @@ cdef Clock CLOCK
 
 cdef class Http1Connection:
     cdef public Http1Exchange _exchange
-    cdef public bint _hijacked, _served
-    cdef public int _idle_ticks
+    cdef public bint _hijacked, _idles, _served
     cdef public tuple _local, _peer
     cdef public Service _service
     cdef public object _tls, _worker
     cdef public Stream _stream
+    cpdef start(self)
+    @cython.locals(idles=bint)
+    cpdef work(self)
     @cython.locals(stream=Stream, turns=int, head=RequestHead)
     cpdef bint serve(self) except -1
     @cython.locals(stream=Stream, head=RequestHead)

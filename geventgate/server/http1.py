@@ -8,6 +8,7 @@ import logging
 from typing import IO, Any
 
 import gevent
+from gevent import getcurrent
 from gevent.event import Event
 
 from geventgate import observe
@@ -39,7 +40,6 @@ from geventgate.server.carrier import (
     FINISHED,
     HEAD_HELD,
     HEAD_SENT,
-    IDLE_TICKS,
     LINGER_SECONDS,
     NOTHING,
     CarriedExchange,
@@ -59,7 +59,7 @@ class Http1Connection:
     """The life of one connection."""
 
     __slots__ = (
-        "_exchange", "_hijacked", "_idle_ticks", "_local", "_peer", "_served", "_service", "_stream", "_tls", "_worker",
+        "_exchange", "_hijacked", "_idles", "_local", "_peer", "_served", "_service", "_stream", "_tls", "_worker",
     )  # fmt: skip
 
     def __init__(self, stream: Stream, peer: Address, local: Address, service: Service, tls: Tls | None = None) -> None:
@@ -69,25 +69,29 @@ class Http1Connection:
         self._local = local
         self._service = service
         self._tls = tls
-        # Owned by serve(); the sweep looks.
+        # Owned by who serves; the sweep looks.
+        self._idles = False  # nobody serves, nor is about to
         self._worker: Any = None
         self._exchange: Http1Exchange | None = None
         self._hijacked = False  # the stream is the application's now
         self._served = False
-        self._idle_ticks = 0
         stream.deadline = CLOCK.now + service.config.head_timeout
 
     def start(self) -> None:
-        """Have a greenlet serve, until the connection ends or idles."""
-        self._worker = self._service.workers.run(self._work)
+        """Have a greenlet serve, in its turn, until the connection ends or idles."""
+        self._idles = False
+        self._service.turns.add(self)
 
-    def _work(self) -> None:
+    def work(self) -> None:
+        """Called for its turn."""
+        self._worker = getcurrent()
         idles = False
         try:
             idles = self.serve()
         finally:
             self._worker = None
             if idles:
+                self._idles = True
                 self._stream.when_readable(self.start)
             else:
                 if not self._hijacked:
@@ -99,13 +103,12 @@ class Http1Connection:
         stream = self._stream
         turns = 0
         try:
-            if not self._served and not stream.inbox:
-                stream.receive_now()  # the first request mostly comes with the connection: spare it a turn of the hub
             while True:
                 if not stream.inbox:
-                    self._idle_ticks = turns = 0
-                    if not stream.wait():
+                    if not stream.poll():
                         return True
+                    if stream.ended:
+                        return False
                 elif (turns := turns + 1) % TURNS == 0:
                     hub = gevent.get_hub()
                     hub.wait(hub.loop.timer(0.0))  # sleep(0) may come back fifty times before the hub looks at a socket
@@ -115,25 +118,21 @@ class Http1Connection:
                 self._rest()
         except PeerGone:
             pass  # nobody is left to tell
-        except PeerTimeout as error:
-            if stream.inbox:  # a slow head; an idle connection is closed in silence
-                self._refuse(error)
         except PeerError as error:
             self._refuse(error)
         return False
 
     def _read_head(self) -> RequestHead | None:
-        """Return the next request's head, or None when the peer has ended."""
+        """Return the next request's head, or None when the peer ends in its midst."""
         stream = self._stream
         limits = self._service.head_limits
-        if not stream.inbox:
+        head = parse_request_head(stream.inbox, stream.start, limits)
+        if head is None and self._served:  # a new connection's first byte and head share one deadline
+            stream.deadline = CLOCK.now + self._service.config.head_timeout
+        while head is None:
             if not stream.receive():
                 return None
-            if self._served:  # a new connection's first byte and head share one deadline
-                stream.deadline = CLOCK.now + self._service.config.head_timeout
-        while (head := parse_request_head(stream.inbox, stream.start, limits)) is None:
-            if not stream.receive():
-                return None
+            head = parse_request_head(stream.inbox, stream.start, limits)
         stream.take(head.size)
         if self._tls is not None:
             head.scheme = "https"
@@ -185,17 +184,13 @@ class Http1Connection:
     # --- called by the server, in the hub
 
     def sweep(self, now: float) -> None:
-        """Once a second: whoever is too slow is cut, whoever idles gives its greenlet back."""
+        """Once a second: whoever is too slow is cut."""
         stream = self._stream
-        if self._worker is None:
+        if self._idles:
             if stream.deadline <= now:
                 stream.close()
                 self._service.leave(self)
             return
-        if stream.waiting:
-            self._idle_ticks += 1
-            if self._idle_ticks >= IDLE_TICKS and now < stream.deadline and stream.release():
-                return
         exchange = self._exchange
         if exchange is not None and exchange.hijacked:
             return
@@ -209,7 +204,10 @@ class Http1Connection:
 
     def kill(self) -> None:
         """End at once; the peer sees its answer cut."""
-        if self._worker is None or not self._worker.unwind():
+        if self._worker is not None:
+            self._worker.kill(block=False)  # which ends what it serves
+        else:
+            self._service.turns.discard(self)
             self._stream.close()
             self._service.leave(self)
 

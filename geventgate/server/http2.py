@@ -51,7 +51,6 @@ from geventgate.server.carrier import (
     FINISHED,
     HEAD_HELD,
     HEAD_SENT,
-    IDLE_TICKS,
     LINGER_SECONDS,
     NOTHING,
     CarriedExchange,
@@ -96,7 +95,7 @@ class Http2Connection:
     """The life of one connection. It ends when the reader has ended, and with it the writer and every exchange."""
 
     __slots__ = (
-        "_ended", "_heard", "_idle_ticks", "_lingering", "_local", "_parted", "_peer", "_pinged", "_quiet", "_reader",
+        "_ended", "_heard", "_lingering", "_local", "_parted", "_peer", "_pinged", "_quiet", "_reader",
         "_service", "_slow", "_spare", "_stream", "_taken", "_tls", "_turns", "_unread", "_writer", "engine",
         "exchanges",
     )  # fmt: skip
@@ -110,11 +109,10 @@ class Http2Connection:
         self._service = service
         self._tls = tls
         self.engine: Engine = service.http2_engine(service.http2_limits)
-        self._turns: Turns[Http2Exchange] = Turns(service.workers, self._serve_exchange)
+        self._turns = Turns(service.workers, self._serve_exchange)
         # Owned by the reader; the sweep looks.
         self._reader: Any = None
         self._ended = False  # nothing is read any more
-        self._idle_ticks = 0
         self._heard = True  # since the last sweep
         # Owned by the writer.
         self._writer: Any = None
@@ -132,37 +130,35 @@ class Http2Connection:
         stream.deadline = CLOCK.now + service.config.head_timeout
 
     def start(self) -> None:
-        self._idle_ticks = 0
-        self._reader = self._service.workers.run(self._read)
+        self._wake_reader()
         self.wake_writer()
 
     # --- reading
+
+    def _wake_reader(self) -> None:
+        self._reader = self._service.workers.run(self._read)
 
     def _read(self) -> None:
         idles = False
         try:
             idles = self._serve()
-        except PeerTimeout:
-            log.debug("%s:%s: HTTP/2 connection timed out", *self._peer)
-            idles = self._time_out()
         except PeerError as error:
             log.debug("%s:%s: HTTP/2 connection lost: %s", *self._peer, error)
         finally:
             self._reader = None
             if idles:
-                self._stream.when_readable(self.start)
+                self._stream.when_readable(self._wake_reader)
             else:
                 self._end()
 
     def _serve(self) -> bool:
-        """Feed the engine until the connection idles (True: enter again with its next byte) or has ended (False)."""
+        """Feed the engine what has come (True: enter again with the next byte), or the end (False)."""
         stream, engine = self._stream, self.engine
         while True:
             if not stream.inbox:
-                self._idle_ticks = 0
-                if not stream.wait():
+                if not stream.poll():
                     return True
-                if not stream.receive():
+                if stream.ended:
                     return False
             data = stream.inbox[stream.start :]
             stream.take(len(data))
@@ -386,16 +382,9 @@ class Http2Connection:
             self._sweep_quiet(config.http2_ping_interval, config.http2_ping_timeout)
         if not engine.idle and not self.exchanges and stream.deadline > 0 and not self._parted:
             stream.deadline = max(stream.deadline, now + 1.0)  # an answer is still on its way
-        if self._reader is None:
-            if not self._ended and 0 < stream.deadline <= now and not self._time_out():
-                self._end()
-            stream.sweep(now, False, config.min_rate, config.write_timeout)  # the writer may still wait
-            return
-        if stream.waiting:
-            self._idle_ticks += 1
-            if self._idle_ticks >= IDLE_TICKS and (not stream.deadline or now < stream.deadline) and stream.release():
-                return
-        stream.sweep(now, False, config.min_rate, config.write_timeout)
+        if self._reader is None and not self._ended and 0 < stream.deadline <= now and not self._time_out():
+            self._end()
+        stream.sweep(now, False, config.min_rate, config.write_timeout)  # of the writer
 
     def _sweep_backlog(self, min_rate: int, stall: float) -> None:
         """Reset the streams whose peer takes what is queued too slowly, by the rule of Stream.sweep()."""

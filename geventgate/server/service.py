@@ -1,7 +1,7 @@
 """What all connections of a server share."""
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from gevent.event import Event
 
@@ -10,7 +10,7 @@ from geventgate.config import Config, speaks_http2
 from geventgate.exchange import Exchange
 from geventgate.protocol.http1 import HeadLimits
 from geventgate.protocol.http2 import Engine, Limits, engine
-from geventgate.server.workers import Workers
+from geventgate.server.workers import Turns, Workers
 
 
 class Connection(Protocol):
@@ -38,6 +38,7 @@ class Service:
         )
         self.draining = draining
         self.workers = Workers()
+        self.turns = Turns(self.workers, _serve)  # of connections that carry one exchange at a time
         self.own_listeners: tuple[observe.Listener, ...] = ()  # are told of this server, and of no other
         # Grows and shrinks with every connection.
         self.connections: set[Connection] = set()
@@ -55,6 +56,10 @@ class Service:
     def leave(self, connection: Connection) -> None:
         self.connections.discard(connection)
         self.on_leave()
+
+
+def _serve(connection: Any) -> None:
+    connection.work()
 
 
 def _nothing() -> None:

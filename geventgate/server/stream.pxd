@@ -4,21 +4,24 @@ cimport cython
 cdef class Stream:
     cdef public object _sock, _recv, _transmit, _hub
     cdef public list _held
-    cdef public bint _broken, _drained, _waiting
+    cdef public bint _broken, _drained, _listens
     cdef public int _burst
     cdef public bytes inbox
     cdef public Py_ssize_t start
     cdef public bint ended
     cdef public double deadline
     cdef public Py_ssize_t received, sent
-    cdef public object _reading, _reader, _writing, _writer, _peek, _on_gone
+    cdef public object _reading, _reader, _writing, _writer, _on_readable, _on_gone
     cdef public Py_ssize_t _read_ticks, _write_ticks, _stall_ticks, _swept
-    @cython.locals(data=bytes)
     cpdef bint receive(self) except -1
-    cpdef rest(self)
     @cython.locals(data=bytes)
-    cpdef receive_now(self)
-    cpdef bint wait(self) except -1
+    cpdef bint poll(self) except -1
+    cpdef rest(self)
+    cpdef when_readable(self, call)
+    cpdef _listen(self)
+    cpdef _readable(self)
+    @cython.locals(data=bytes, room=Py_ssize_t)
+    cpdef bint _read_ahead(self) except -1
     cpdef append(self, bytes data)
     cpdef take(self, Py_ssize_t count)
     cpdef Py_ssize_t pending(self) except -1

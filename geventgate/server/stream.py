@@ -1,8 +1,8 @@
 """A connection's bytes, in order: read-ahead, held-back output, and waiting that a sweep can end.
 
-Knows no protocol. One greenlet may wait to read and one to write; each parks on an io watcher of its own, the hub
-switches straight into it. The server's sweep calls ``sweep()`` once a second, in the hub: deadlines cost a request
-nothing, and reach a greenlet only while it is parked here.
+Knows no protocol. One greenlet may wait to read and one to write, each on an io watcher of its own. Who serves a
+connection need not wait in a greenlet: when_readable() calls back. The server's sweep calls ``sweep()`` once a second,
+in the hub: deadlines cost a request nothing, and reach a greenlet only while it is parked here.
 """
 
 import os
@@ -39,9 +39,9 @@ class Stream:
     """Bytes received and not yet taken are ``inbox[start:]``. *sock* is a plain non-blocking socket, and now ours."""
 
     __slots__ = (
-        "_sock", "_recv", "_transmit", "_hub", "_held", "_broken", "_drained", "_burst", "_waiting",
+        "_sock", "_recv", "_transmit", "_hub", "_held", "_broken", "_drained", "_burst",
         "inbox", "start", "ended", "deadline", "received", "sent",
-        "_reading", "_reader", "_writing", "_writer", "_peek", "_on_gone",
+        "_reader", "_listens", "_reading", "_on_readable", "_on_gone", "_writing", "_writer",
         "_read_ticks", "_write_ticks", "_stall_ticks", "_swept",
     )  # fmt: skip
 
@@ -52,22 +52,22 @@ class Stream:
         self._hub = get_hub()
         self._held: list[bytes] = []
         self._broken = False  # a write was cut in its middle
-        self._drained = True  # the kernel has nothing for us: wait before the next recv
+        self._drained = False  # the kernel has nothing for us: wait before the next recv
         self._burst = 0
-        self._waiting = False
         self.inbox = b""
         self.start = 0
         self.ended = False  # the peer has ended its side
         self.deadline = 0.0  # for the peer's next bytes, by the server's clock; 0 is never
         self.received = 0  # bytes, since pace()
         self.sent = 0
-        # Who waits, and the watcher it waits on, made at first use.
-        self._reading: Any = None
+        # The watchers are made at first use. That of reading stays active until it finds bytes that nobody wants.
         self._reader: Any = None
+        self._listens = False  # it is active
+        self._reading: Any = None  # the greenlet that waits, else ...
+        self._on_readable: Callable[[], None] | None = None  # ... who is called, else ...
+        self._on_gone: Callable[[], None] | None = None  # ... for whom the peer is watched
         self._writing: Any = None
         self._writer: Any = None
-        self._peek: Any = None
-        self._on_gone: Callable[[], None] | None = None
         # Seconds the sweep has found a greenlet waiting.
         self._read_ticks = self._write_ticks = self._stall_ticks = self._swept = 0
 
@@ -85,17 +85,22 @@ class Stream:
             self.flush()
         if self.ended:
             return False
-        while True:
-            if self._drained:
-                self._park_reader()
-            try:
-                data = self._recv(RECEIVE_SIZE)
-            except BlockingIOError:
-                self._drained = True
-                continue
-            except OSError as error:
-                raise self._lost(error) from None
-            break
+        while self._drained or not self.poll():
+            self._park_reader()
+            self._drained = False
+        return not self.ended
+
+    def poll(self) -> bool:
+        """Receive what has come, if it has, or the end. Never blocks. Raises PeerGone."""
+        if self._drained or self.ended:
+            return self.ended
+        try:
+            data = self._recv(RECEIVE_SIZE)
+        except BlockingIOError:
+            self._drained = True
+            return False
+        except OSError as error:
+            raise self._lost(error) from None
         if len(data) < RECEIVE_SIZE:
             self._drained = True
             self._burst = 0
@@ -104,53 +109,38 @@ class Stream:
             self._drained = self._burst % BURST == 0
         if not data:
             self.ended = True
-            return False
-        self.received += len(data)
-        self.append(data)
+        else:
+            self.received += len(data)
+            self.append(data)
         return True
 
     def rest(self) -> None:
-        """Before more is received others have their turn, if they have not just had it."""
-        if not self.ended:
-            self._drained = True
+        """Before more is received others have their turn."""
+        self._drained = True
 
-    def receive_now(self) -> None:
-        """Receive what has come already, if anything. Raises PeerGone."""
-        try:
-            data = self._recv(RECEIVE_SIZE)
-        except BlockingIOError:
-            return
-        except OSError as error:
-            raise self._lost(error) from None
-        self._drained = len(data) < RECEIVE_SIZE
-        self.received += len(data)
-        self.append(data)
-        self.ended = not data
+    def when_readable(self, call: Callable[[], None]) -> None:
+        """Call *call* once, in the hub, when bytes or the end have come. No greenlet may be waiting."""
+        self._on_readable = call
+        if not self._listens:
+            self._listen()
 
-    def wait(self) -> bool:
-        """Wait until receive() has something, bytes or the end. False when release() asks the greenlet to go."""
-        if self._drained and not self.ended:
-            self._waiting = True
-            try:
-                self._park_reader()
-            finally:
-                waited, self._waiting = self._waiting, False
-            self._drained = False
-            return waited
-        return True
+    def _listen(self) -> None:
+        if self._reader is None:
+            self._reader = self._hub.loop.io(self._sock.fileno(), READ)
+        self._reader.start(self._readable)
+        self._listens = True
 
-    def release(self) -> bool:
-        """Let a greenlet that wait()s go. False when none does. Called in the hub."""
-        if not self._waiting:
-            return False
-        self._waiting = False
-        self._reading.switch()
-        return True
-
-    @property
-    def waiting(self) -> bool:
-        """Whether a greenlet is parked in wait()."""
-        return self._waiting
+    def _readable(self) -> None:
+        """Called in the hub, at each of its turns that finds bytes, or the end."""
+        self._drained = False
+        if self._reading is not None:
+            self._reading.switch()
+        elif self._on_readable is not None:
+            call, self._on_readable = self._on_readable, None
+            call()
+        elif self._on_gone is None or not self._read_ahead():
+            self._reader.stop()
+            self._listens = False
 
     def append(self, data: bytes) -> None:
         """Put *data* behind what the inbox holds."""
@@ -163,8 +153,8 @@ class Stream:
         if self.start == len(self.inbox):
             self.inbox = b""
             self.start = 0
-            if self._peek is not None and not self.ended and not self._broken:
-                self._peek.start(self._read_ahead)  # there is room again
+            if self._on_gone is not None and not self._listens and not self.ended and not self._broken:
+                self._listen()  # there is room again
 
     def pending(self) -> int:
         """Bytes in the inbox."""
@@ -182,15 +172,12 @@ class Stream:
     def _park_reader(self) -> None:
         if self._reading is not None:
             raise ApplicationError("another greenlet is reading from this connection")
-        watcher = self._reader
-        if watcher is None:
-            watcher = self._reader = self._hub.loop.io(self._sock.fileno(), READ)
+        if not self._listens:
+            self._listen()
         self._reading = getcurrent()
-        watcher.start(self._reading.switch)
         try:
             self._hub.switch()
         finally:
-            watcher.stop()
             self._reading = None
 
     # --- writing
@@ -322,39 +309,30 @@ class Stream:
         self._on_gone = on_gone
         if self._broken:
             on_gone()
-        elif not self.ended:
-            self._peek = self._hub.loop.io(self._sock.fileno(), READ)
-            self._peek.start(self._read_ahead)
+        elif not self.ended and not self._listens:
+            self._listen()
 
     def unwatch(self) -> None:
         self._on_gone = None
-        if self._peek is not None:
-            self._peek.stop()
-            self._peek.close()
-            self._peek = None
 
-    def _read_ahead(self) -> None:
-        """Called in the hub: never blocks."""
+    def _read_ahead(self) -> bool:
+        """Whether to go on. Called in the hub: never blocks."""
         room = READ_AHEAD - self.pending()
-        if self._reading is not None:
-            return  # who reads will see it
         if room <= 0:
-            self._peek.stop()
-            return
+            return False
         try:
             data = self._recv(room)
         except BlockingIOError:
-            return
+            return True
         except OSError as error:
-            self._peek.stop()
             self._lost(error)
-            return
-        if data:
-            self.received += len(data)
-            self.append(data)
-        else:
+            return False
+        if not data:
             self.ended = True
-            self._peek.stop()
+            return False
+        self.received += len(data)
+        self.append(data)
+        return True
 
     @property
     def reading(self) -> bool:
@@ -387,19 +365,7 @@ class Stream:
                 if min_rate and self._read_ticks > GRACE_SECONDS + self.received / min_rate:
                     self._reading.throw(PeerTimeout("the content comes too slowly"))
 
-    # --- idling, and the end
-
-    def when_readable(self, call: Callable[[], None]) -> None:
-        """Call *call* in the hub once bytes, or the end, have come. No greenlet may be waiting."""
-        if self._reader is None:
-            self._reader = self._hub.loop.io(self._sock.fileno(), READ)
-
-        def readable() -> None:
-            self._reader.stop()
-            self._drained = False
-            call()
-
-        self._reader.start(readable)
+    # --- the end
 
     def shutdown(self) -> None:
         """End our side. What was held back goes first."""
@@ -449,7 +415,8 @@ class Stream:
             if watcher is not None:
                 watcher.stop()
                 watcher.close()
-        self._reader = self._writer = None
+        self._reader = self._writer = self._on_readable = None
+        self._listens = False
 
     def _tell_closed(self, greenlet: Any) -> None:
         """Called in the hub: by then the greenlet may have been woken otherwise, and wait for something else."""

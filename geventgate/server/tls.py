@@ -188,9 +188,14 @@ class TlsStream(Stream):
 
     # --- reading
 
+    def poll(self) -> bool:
+        if self._deciphering.ended:  # nothing more may ever come behind a close_notify, and wake anybody
+            self._drained = False
+        return Stream.poll(self)
+
     def _park_reader(self) -> None:
-        if not self._deciphering.ended:  # nothing more may ever come behind a close_notify
-            super()._park_reader()
+        if not self._deciphering.ended:
+            Stream._park_reader(self)
 
     # --- writing
 

@@ -6,8 +6,9 @@ Nothing leaks from one job to the next: requests run in contexts of their own (h
 
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from time import perf_counter
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from gevent import Greenlet, get_hub, getcurrent
 
@@ -15,7 +16,6 @@ MAX_IDLE = 256  # of a few kilobytes each
 TURN_SECONDS = 0.005  # one connection's requests may take before other connections have their turn
 
 Job = Callable[[], None]
-Item = TypeVar("Item")
 
 
 class Worker(Greenlet):  # type: ignore[misc]
@@ -25,6 +25,7 @@ class Worker(Greenlet):  # type: ignore[misc]
         super().__init__()
         self._idle = idle
         self._job: Job | None = job
+        self._begun = False
         self._forget: list[Callable[[Any], None]] = []
 
     def rawlink(self, callback: Callable[[Any], None]) -> None:
@@ -37,9 +38,10 @@ class Worker(Greenlet):  # type: ignore[misc]
     def unwind(self) -> bool:
         """Kill it. Whether its job has begun, and so ends what it serves as it unwinds; else the caller must."""
         self.kill(block=False)
-        return self.gr_frame is not None
+        return self._begun
 
     def _run(self) -> None:
+        self._begun = True
         hub = get_hub()
         try:
             while self._job is not None:
@@ -90,7 +92,7 @@ class Workers:
             self._run_callback(self._idle.pop().switch, None)
 
 
-class Turns(Generic[Item]):
+class Turns:
     """Has *serve* called with one item after the other, in as few greenlets as do not block.
 
     Before each item another worker is made due if more are pending: one that blocks holds up nobody.
@@ -98,18 +100,23 @@ class Turns(Generic[Item]):
 
     __slots__ = ("_due", "_pending", "_rest", "_serve", "_workers")
 
-    def __init__(self, workers: Workers, serve: Callable[[Item], None]) -> None:
+    def __init__(self, workers: Workers, serve: Callable[[Any], None]) -> None:
         self._workers = workers
         self._serve = serve
-        self._pending: deque[Item] = deque()
+        self._pending: deque[Any] = deque()
         self._due = False
         self._rest = False
 
-    def add(self, item: Item) -> None:
+    def add(self, item: object) -> None:
         self._pending.append(item)
         if not self._due:
             self._due = True
             self._workers.run(self._work)
+
+    def discard(self, item: object) -> None:
+        """Forget *item*, if its turn has not come."""
+        with suppress(ValueError):
+            self._pending.remove(item)
 
     def _work(self) -> None:
         if self._rest:

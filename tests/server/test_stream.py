@@ -56,6 +56,13 @@ def drain(peer: socket.socket) -> bytes:
     return b"".join(iter(lambda: peer.recv(65536), b""))
 
 
+def readable(stream: Stream) -> None:
+    """Wait until something has come."""
+    come = Event()
+    stream.when_readable(come.set)
+    assert come.wait(5)
+
+
 def in_hub(call: Any, *arguments: Any) -> None:
     get_hub().loop.run_callback(call, *arguments)
     gevent.sleep(0)
@@ -163,41 +170,47 @@ def test_sendfile(ends: Ends, tmp_path: Any) -> None:
 # --- waiting
 
 
-def test_wait_and_release(ends: Ends) -> None:
+def test_poll_takes_what_has_come(ends: Ends) -> None:
     stream, peer = ends
-    waiter = gevent.spawn(stream.wait)
-    gevent.sleep(0)
-    assert stream.waiting
+    assert not stream.poll()
     peer.sendall(b"a")
-    assert waiter.get(timeout=5) is True
-    assert not stream.release()
-    assert stream.receive()
-    waiter = gevent.spawn(stream.wait)
-    gevent.sleep(0)
-    in_hub(stream.release)
-    assert waiter.get(timeout=5) is False
-    called = Event()
-    stream.when_readable(called.set)
-    peer.sendall(b"b")
-    assert called.wait(5)
-    assert stream.wait()
-    assert stream.receive()
-    assert stream.inbox == b"ab"
-
-
-def test_receive_now_takes_what_has_come(ends: Ends) -> None:
-    stream, peer = ends
-    stream.receive_now()
-    assert stream.inbox == b""
-    peer.sendall(b"a")
-    assert stream.wait()
-    stream.receive_now()
+    readable(stream)
+    assert stream.poll()
     assert stream.inbox == b"a"
+    assert not stream.poll()
     peer.shutdown(socket.SHUT_WR)
-    assert stream.wait()
-    stream.receive_now()
+    readable(stream)
+    assert stream.poll(), "the end is news"
     assert stream.ended
     assert not stream.receive()
+
+
+def test_who_does_not_wait_is_called_once(ends: Ends) -> None:
+    stream, peer = ends
+    calls: list[str] = []
+    for number in range(1, 4):
+        stream.when_readable(lambda: calls.append("one"))
+        gevent.sleep(0)
+        peer.sendall(b"a")
+        gevent.sleep(0.01)  # it is not told again, be the bytes taken or not
+        assert calls == ["one"] * number
+    assert stream.receive()
+    assert stream.inbox == b"aaa"
+    stream.when_readable(lambda: calls.append("two"))
+    gevent.sleep(0.01)
+    assert "two" not in calls, "nothing has come"
+
+
+def test_a_waiting_greenlet_comes_before_who_is_called(ends: Ends) -> None:
+    stream, peer = ends
+    called = Event()
+    stream.when_readable(called.set)
+    reader = parked(stream.receive)
+    peer.sendall(b"a")
+    assert reader.get(timeout=5)
+    assert not called.is_set()
+    peer.sendall(b"b")
+    assert called.wait(5)
 
 
 def test_an_exception_thrown_into_a_reader_leaves_it_resumable(ends: Ends) -> None:

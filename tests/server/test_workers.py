@@ -1,5 +1,6 @@
 """Recycled greenlets: jobs are handed over, nothing of one is left to the next, a killed one is not used again."""
 
+from collections.abc import Callable
 from time import perf_counter
 from typing import Any
 
@@ -170,7 +171,7 @@ def test_turns_are_taken_in_order_by_one_greenlet_while_none_waits(workers: Work
     assert len({greenlet for _, greenlet in served}) == 1
 
 
-def test_a_turn_that_waits_holds_up_nobody(workers: Workers) -> None:
+def test_a_turn_that_waits_holds_up_nobody(workers: Workers, until: Callable[..., None]) -> None:
     go, served = Event(), []
 
     def serve(item: int) -> None:
@@ -181,11 +182,21 @@ def test_a_turn_that_waits_holds_up_nobody(workers: Workers) -> None:
     turns = Turns(workers, serve)
     for item in range(30):
         turns.add(item)
-    gevent.sleep(0.01)
-    assert sorted(served) == [item for item in range(30) if item % 3]
+    until(lambda: sorted(served) == [item for item in range(30) if item % 3])
     go.set()
-    gevent.sleep(0.01)
-    assert sorted(served) == list(range(30))
+    until(lambda: sorted(served) == list(range(30)))
+
+
+def test_a_turn_may_be_given_up(workers: Workers, until: Callable[..., None]) -> None:
+    served: list[int] = []
+    turns = Turns(workers, served.append)
+    for item in range(3):
+        turns.add(item)
+    turns.discard(1)
+    turns.discard(3)
+    until(lambda: served == [0, 2])
+    turns.discard(0)
+    assert served == [0, 2]
 
 
 def test_a_turn_may_add_another(workers: Workers) -> None:

@@ -12,10 +12,10 @@ from typing import Any
 from setuptools import Extension, setup
 
 POLICY = (
-    "message", "exchange", "protocol.http1", "server.clock", "server.workers", "server.service", "server.stream",
-    "server.carrier", "server.http1", "gateway.environ", "gateway.wsgi",
+    "message", "exchange", "protocol.http1", "server.clock", "server.workers", "server.service",
+    "server.descriptor", "server.stream", "server.carrier", "server.http1", "gateway.environ", "gateway.wsgi",
 )  # fmt: skip
-TWINS = ("protocol._heads", "server._io", "server._context", "gateway._environ")
+TWINS = ("protocol._heads", "server._descriptor", "server._context", "gateway._environ")
 # Of the code that Cython writes; and a twin need not use all of a header.
 QUIET = ("-Wno-unused-function", "-Wno-array-bounds", "-Wno-missing-field-initializers", "-Wno-unused-parameter")
 

@@ -5,7 +5,9 @@ native one); this is for what only a comparison finds. In the pure build there i
 """
 
 import socket
+from array import array
 from collections.abc import Callable
+from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any
 
@@ -19,7 +21,7 @@ from geventgate.gateway import environ
 from geventgate.message import RequestHead, split_fields
 from geventgate.protocol import http1
 from geventgate.protocol.http1 import HeadLimits
-from geventgate.server import carrier, stream
+from geventgate.server import carrier, descriptor
 
 ATTRIBUTES = [name for name in RequestHead.__slots__ if name not in ("_fields", "block")] + ["fields"]
 
@@ -40,7 +42,7 @@ def said(parse: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def test_what_has_a_twin() -> None:
-    wanted = {"parse_request_head", "add_fields", "receiver", "sender", "run_in_copied_context"}
+    wanted = {"parse_request_head", "add_fields", "descriptor_of", "run_in_copied_context"}
     assert set(native.references) == (wanted if native.COMPILED else set())
 
 
@@ -107,27 +109,43 @@ def test_splitting_later(data: bytes) -> None:
 # --- bytes
 
 
-def test_receiving_and_sending() -> None:
+@pytest.mark.parametrize("which", ["twin", "reference"])
+def test_receiving_and_sending(which: str) -> None:
+    make = both(descriptor, "descriptor_of")[which == "reference"]
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
-    receive, send = stream.receiver(ours), stream.sender(ours)
+    there = make(ours)
     with ours, theirs:
-        with pytest.raises(BlockingIOError):
-            receive(10)
+        assert there.recv(10) is None
         theirs.sendall(b"hello")
-        assert (receive(2), receive(100)) == (b"he", b"llo")
-        assert send(b"abc") == 3
-        assert send(memoryview(bytearray(b"def"))[1:]) == 2
-        assert theirs.recv(10) == b"abcef"
-        with pytest.raises(TypeError):
-            send("text")  # type: ignore[arg-type]
-        large = b"x" * (1 << 24)
-        assert 0 < send(large) < len(large)
-        with pytest.raises(BlockingIOError):
-            _for_ever(send, large)
+        assert (there.recv(2), there.recv(100)) == (b"he", b"llo")
+        for buffers in (
+            [b"abc"],
+            [b"a", b"", bytearray(b"bc")],
+            (b"ab", memoryview(bytearray(b"bcd"))[1:2]),
+            [memoryview(array("H", [0x6261])), b"c"],
+        ):
+            assert there.sendv(buffers) == 3
+            assert theirs.recv(10) == b"abc"
+        assert there.sendv([b"%02d" % number for number in range(100)]) == 200
+        assert theirs.recv(300) == b"".join(b"%02d" % number for number in range(100))
+        for wrong in ("text", 1, None):
+            with pytest.raises(TypeError):
+                there.sendv([wrong])
+            with pytest.raises(TypeError):
+                there.sendv([b"a", wrong])
+        large = b"x" * (1 << 20)
+        sent = 0
+        while count := there.sendv([large, large]):
+            sent += count
+        assert sent > 0
+        assert there.sendv([b"x"]) == 0
         theirs.close()
         with pytest.raises(ConnectionError):
-            _for_ever(send, b"x")
+            there.sendv([b"x"])
+        with suppress(ConnectionError):  # told once
+            there.recv(1)
+        assert there.recv(1) == b""
 
 
 def test_a_context_of_its_own() -> None:
@@ -146,8 +164,3 @@ def test_a_context_of_its_own() -> None:
         with pytest.raises(KeyError):
             call(handle, "fails")
     assert (seen, variable.get()) == (["outside"] * 4, "outside")
-
-
-def _for_ever(send: Callable[[bytes], int], data: bytes) -> None:
-    while True:
-        send(data)

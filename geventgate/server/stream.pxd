@@ -1,8 +1,11 @@
 cimport cython
 
+from geventgate.server.descriptor cimport Descriptor, size_of
+
 
 cdef class Stream:
-    cdef public object _sock, _recv, _transmit, _hub
+    cdef public object _sock, _hub
+    cdef public Descriptor _descriptor
     cdef public list _held
     cdef public bint _broken, _drained, _listens
     cdef public int _burst
@@ -16,6 +19,7 @@ cdef class Stream:
     cpdef bint receive(self) except -1
     @cython.locals(data=bytes)
     cpdef bint poll(self) except -1
+    cpdef bytes _receive(self, Py_ssize_t size)
     cpdef rest(self)
     cpdef when_readable(self, call)
     cpdef _listen(self)
@@ -30,10 +34,8 @@ cdef class Stream:
     cpdef write(self, data)
     @cython.locals(held=list)
     cpdef flush(self)
-    @cython.locals(size=Py_ssize_t)
+    @cython.locals(sent=Py_ssize_t)
     cpdef sendv(self, buffers)
-    @cython.locals(sent=Py_ssize_t, count=Py_ssize_t)
-    cpdef _send(self, data)
     cpdef _claim_writer(self)
     cpdef _park_writer(self)
     cpdef pace(self)

@@ -13,33 +13,22 @@ from typing import Any
 
 from gevent import get_hub, getcurrent
 
-from geventgate import native
 from geventgate.errors import ApplicationError, PeerGone, PeerTimeout
 from geventgate.exchange import Bytes
+from geventgate.server.descriptor import Descriptor, descriptor_of, size_of
 
 RECEIVE_SIZE = 64 * 1024
-JOIN_SIZE = 16 * 1024  # more than that is not copied together but sent as it lies
 BURST = 16  # receives in a row that found more; then other connections have their turn, however fast this peer is
 READ_AHEAD = 64 * 1024  # while nobody reads, to see the peer go
 GRACE_SECONDS = 10.0  # before a minimal rate is asked for
 READ, WRITE = 1, 2  # events of libev
 
 
-def receiver(sock: Any) -> Callable[[int], bytes]:
-    """recv() of *sock*."""
-    return sock.recv  # type: ignore[no-any-return]
-
-
-def sender(sock: Any) -> Callable[[Bytes], int]:
-    """send() of *sock*."""
-    return sock.send  # type: ignore[no-any-return]
-
-
 class Stream:
     """Bytes received and not yet taken are ``inbox[start:]``. *sock* is a plain non-blocking socket, and now ours."""
 
     __slots__ = (
-        "_sock", "_recv", "_transmit", "_hub", "_held", "_broken", "_drained", "_burst",
+        "_sock", "_descriptor", "_hub", "_held", "_broken", "_drained", "_burst",
         "inbox", "start", "ended", "deadline", "received", "sent",
         "_reader", "_listens", "_reading", "_on_readable", "_on_gone", "_writing", "_writer",
         "_read_ticks", "_write_ticks", "_stall_ticks", "_swept",
@@ -47,8 +36,7 @@ class Stream:
 
     def __init__(self, sock: Any) -> None:
         self._sock = sock
-        self._recv: Callable[[int], bytes] = receiver(sock)
-        self._transmit: Callable[[Bytes], int] = sender(sock)
+        self._descriptor: Descriptor = descriptor_of(sock)
         self._hub = get_hub()
         self._held: list[bytes] = []
         self._broken = False  # a write was cut in its middle
@@ -95,12 +83,12 @@ class Stream:
         if self._drained or self.ended:
             return self.ended
         try:
-            data = self._recv(RECEIVE_SIZE)
-        except BlockingIOError:
-            self._drained = True
-            return False
+            data = self._receive(RECEIVE_SIZE)
         except OSError as error:
             raise self._lost(error) from None
+        if data is None:
+            self._drained = True
+            return False
         if len(data) < RECEIVE_SIZE:
             self._drained = True
             self._burst = 0
@@ -113,6 +101,10 @@ class Stream:
             self.received += len(data)
             self.append(data)
         return True
+
+    def _receive(self, size: int) -> bytes | None:
+        """As Descriptor's recv(). Raises OSError."""
+        return self._descriptor.recv(size)
 
     def rest(self) -> None:
         """Before more is received others have their turn."""
@@ -194,57 +186,32 @@ class Stream:
             self.sendv(held)
 
     def sendv(self, buffers: Sequence[Bytes]) -> None:
-        """Send *buffers* now, large ones uncopied."""
-        if len(buffers) == 1:
-            self._send(buffers[0])
-            return
-        size = 0
-        for buffer in buffers:
-            size += len(buffer)
-        if size <= JOIN_SIZE:
-            self._send(b"".join(buffers))
-        else:
-            self._sendmsg(buffers)
-
-    def _send(self, data: Bytes) -> None:
+        """Send *buffers* now, large ones uncopied; block while the peer is slow. Raises PeerGone, PeerTimeout."""
         self._claim_writer()
         try:
-            sent = self._transmit(data)
-        except BlockingIOError:
-            sent = 0
+            sent = self._descriptor.sendv(buffers)
         except OSError as error:
             raise self._lost(error) from None
         self.sent += sent
-        if sent == len(data):
-            return
-        view = memoryview(data).cast("B")
-        while sent < len(view):
+        if sent < size_of(buffers):
+            self._send_rest(buffers, sent)
+
+    def _send_rest(self, buffers: Sequence[Bytes], sent: int) -> None:
+        """Send what is behind *sent* bytes of *buffers*."""
+        views = [memoryview(buffer).cast("B") for buffer in buffers if len(buffer)]
+        while True:
+            while views and sent >= len(views[0]):
+                sent -= len(views.pop(0))
+            if not views:
+                return
+            if sent:
+                views[0] = views[0][sent:]
             self._park_writer()
             try:
-                count = self._transmit(view[sent:])
-            except BlockingIOError:
-                continue
+                sent = self._descriptor.sendv(views)
             except OSError as error:
                 raise self._lost(error) from None
-            sent += count
-            self.sent += count
-
-    def _sendmsg(self, buffers: Sequence[Bytes]) -> None:
-        self._claim_writer()
-        views = [memoryview(buffer).cast("B") for buffer in buffers if len(buffer)]
-        while views:
-            try:
-                count = self._sock.sendmsg(views[:64])
-            except BlockingIOError:
-                self._park_writer()
-                continue
-            except OSError as error:
-                raise self._lost(error) from None
-            self.sent += count
-            while views and count >= len(views[0]):
-                count -= len(views.pop(0))
-            if count:
-                views[0] = views[0][count:]
+            self.sent += sent
 
     def sendfile(self, fd: int, offset: int, count: int) -> int:
         """Send *count* bytes of the file *fd* by sendfile(2); fewer only when the file ends or fails. Flushes first.
@@ -321,12 +288,12 @@ class Stream:
         if room <= 0:
             return False
         try:
-            data = self._recv(room)
-        except BlockingIOError:
-            return True
+            data = self._receive(room)
         except OSError as error:
             self._lost(error)
             return False
+        if data is None:
+            return True
         if not data:
             self.ended = True
             return False
@@ -422,7 +389,3 @@ class Stream:
         """Called in the hub: by then the greenlet may have been woken otherwise, and wait for something else."""
         if greenlet is self._reading or greenlet is self._writing:
             greenlet.throw(PeerGone("the connection was closed"))
-
-
-receiver = native.twin(receiver, "geventgate.server._io")
-sender = native.twin(sender, "geventgate.server._io")

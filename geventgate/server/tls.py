@@ -20,6 +20,7 @@ from geventgate.message import Tls
 from geventgate.protocol.http1 import compose_response_head
 from geventgate.server.certificates import Certificates, Session
 from geventgate.server.clock import CLOCK
+from geventgate.server.descriptor import size_of
 from geventgate.server.http1 import linger
 from geventgate.server.opening import Opening
 from geventgate.server.service import Connection, Service
@@ -82,29 +83,31 @@ class TlsOpening(Opening):
 
 
 class Deciphering:
-    """What a TlsStream receives from: as a socket's ``recv``, plaintext or BlockingIOError."""
+    """What a TlsStream receives from: as a Descriptor's recv(), plaintext."""
 
     __slots__ = ("_ciphertext", "_recv", "_session", "ended")
 
-    def __init__(self, recv: Callable[[int], bytes], session: Session, ciphertext: ssl.MemoryBIO) -> None:
+    def __init__(self, recv: Callable[[int], bytes | None], session: Session, ciphertext: ssl.MemoryBIO) -> None:
         self._recv = recv
         self._session = session
         self._ciphertext = ciphertext
         self.ended = False  # the peer has said so: close_notify, or the end of its bytes
 
-    def recv(self, size: int) -> bytes:
-        """Plaintext, b"" at the end. BlockingIOError: no record is whole. What comes without a close_notify ends
-        without an error, as in nginx: HTTP knows how long its messages are."""
+    def recv(self, size: int) -> bytes | None:
+        """Plaintext, b"" at the end. None: no record is whole. What comes without a close_notify ends without an
+        error, as in nginx: HTTP knows how long its messages are."""
         if self.ended:
             return b""
         data = self._recv(size)
+        if data is None:
+            return None
         if not data:
             self.ended = True
             return b""
         self._ciphertext.write(data)
         plaintext = self.take()
         if not plaintext and not self.ended:
-            raise BlockingIOError(errno.EAGAIN, "no whole record")
+            return None
         return plaintext
 
     def take(self) -> bytes:
@@ -142,12 +145,10 @@ class TlsStream(Stream):
         self._ciphertext = ssl.MemoryBIO()  # to be sent
         self._received.write(early)
         self._session: Session = context.wrap_bio(self._received, self._ciphertext, server_side=True)  # type: ignore[assignment]
-        self._deciphering = Deciphering(self._sock.recv, self._session, self._received)
-        self._recv = self._deciphering.recv
+        self._deciphering = Deciphering(self._descriptor.recv, self._session, self._received)
 
     def handshake(self) -> None:
         """Raises PeerError, PeerGone, PeerTimeout."""
-        receive = self._sock.recv
         while True:
             try:
                 with _Silence():
@@ -160,11 +161,11 @@ class TlsStream(Stream):
                 raise PeerError(400, _reason(error)) from None
             self._park_reader()
             try:
-                data = receive(RECORD)
-            except BlockingIOError:
-                continue
+                data = self._descriptor.recv(RECORD)
             except OSError as error:
                 raise self._lost(error) from None
+            if data is None:
+                continue
             if not data:
                 raise PeerGone("the peer hung up")
             self._received.write(data)
@@ -193,25 +194,19 @@ class TlsStream(Stream):
             self._drained = False
         return Stream.poll(self)
 
+    def _receive(self, size: int) -> bytes | None:
+        return self._deciphering.recv(size)
+
     def _park_reader(self) -> None:
         if not self._deciphering.ended:
             Stream._park_reader(self)
 
     # --- writing
 
-    def _send(self, data: Bytes) -> None:
-        if not 0 < len(data) <= PIECE:
-            self._sendmsg((data,))
-            return
+    def sendv(self, buffers: Sequence[Bytes]) -> None:
         self._claim_writer()
-        try:
-            self._session.write(data)
-        except OSError as error:
-            raise self._lost(error) from None
-        super()._send(self._ciphertext.read())
-
-    def _sendmsg(self, buffers: Sequence[Bytes]) -> None:
-        self._claim_writer()
+        if len(buffers) > 1 and size_of(buffers) <= PIECE:
+            buffers = (b"".join(buffers),)
         for buffer in buffers:
             view = memoryview(buffer).cast("B")
             for start in range(0, len(view), PIECE):
@@ -226,7 +221,7 @@ class TlsStream(Stream):
     def _push(self) -> None:
         """Send what OpenSSL has to say."""
         if self._ciphertext.pending:
-            super()._send(self._ciphertext.read())
+            Stream.sendv(self, [self._ciphertext.read()])
 
     def _push_once(self) -> None:
         """The same, if the kernel takes it: an alert is not waited for."""

@@ -1,0 +1,122 @@
+"""The native twin of descriptor_of() of server/descriptor.py: recv(2), send(2) and sendmsg(2) by C."""
+
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.exc cimport PyErr_CheckSignals, PyErr_SetFromErrno
+from libc.errno cimport EAGAIN, EINTR, errno
+from libc.string cimport memcpy, memset
+
+from geventgate.server.descriptor cimport Descriptor
+
+cdef extern from "<sys/uio.h>" nogil:
+    struct iovec:
+        void *iov_base
+        size_t iov_len
+
+cdef extern from "<sys/socket.h>" nogil:
+    struct msghdr:
+        iovec *msg_iov
+        size_t msg_iovlen
+    ssize_t recv(int, void *, size_t, int)
+    ssize_t send(int, const void *, size_t, int)
+    ssize_t sendmsg(int, const msghdr *, int)
+    enum: MSG_DONTWAIT, MSG_NOSIGNAL
+
+cdef enum:
+    SCRATCH = 65536
+    JOIN_SIZE = 16384
+    MOST_BUFFERS = 64
+
+# One is enough: nothing switches greenlets between the copy into it and the system call, or that and the copy out of it.
+cdef char scratch[SCRATCH]
+
+
+cdef class NativeDescriptor(Descriptor):
+    cdef int _fd
+
+    def __init__(self, sock):
+        self._fd = sock.fileno()
+
+    cpdef bytes recv(self, Py_ssize_t size):
+        cdef ssize_t count
+        while True:
+            count = recv(self._fd, scratch, min(size, SCRATCH), MSG_DONTWAIT)
+            if count >= 0:
+                return PyBytes_FromStringAndSize(scratch, count)
+            if not judge():
+                return None
+
+    cpdef Py_ssize_t sendv(self, buffers) except -1:
+        cdef list found
+        cdef Py_ssize_t size
+        if type(buffers) is list:
+            found = <list>buffers
+            size = joined(found)
+            if size >= 0:
+                return transmit(self._fd, scratch, size)
+        return scatter(self._fd, buffers)
+
+
+cdef Py_ssize_t transmit(int fd, const char *data, Py_ssize_t size) except -1:
+    cdef ssize_t count
+    while True:
+        count = send(fd, data, size, MSG_DONTWAIT | MSG_NOSIGNAL)
+        if count >= 0:
+            return count
+        if not judge():
+            return 0
+
+
+cdef Py_ssize_t scatter(int fd, buffers) except -1:
+    cdef Py_buffer views[MOST_BUFFERS]
+    cdef iovec parts[MOST_BUFFERS]
+    cdef msghdr message
+    cdef ssize_t count
+    cdef int held = 0, i
+    try:
+        for buffer in buffers:
+            if held == MOST_BUFFERS:
+                break
+            PyObject_GetBuffer(buffer, &views[held], PyBUF_SIMPLE)
+            parts[held].iov_base = views[held].buf
+            parts[held].iov_len = views[held].len
+            held += 1
+        memset(&message, 0, sizeof(message))
+        message.msg_iov = parts
+        message.msg_iovlen = held
+        while True:
+            count = sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL)
+            if count >= 0:
+                return count
+            if not judge():
+                return 0
+    finally:
+        for i in range(held):
+            PyBuffer_Release(&views[i])
+
+
+cdef Py_ssize_t joined(list buffers) except -2:
+    """The size of all of them, now in ``scratch``; -1 where they are not small, or not all bytes."""
+    cdef Py_ssize_t size = 0, length
+    for buffer in buffers:
+        if type(buffer) is not bytes:
+            return -1
+        length = PyBytes_GET_SIZE(buffer)
+        if size + length > JOIN_SIZE:
+            return -1
+        memcpy(scratch + size, PyBytes_AS_STRING(buffer), length)
+        size += length
+    return size
+
+
+cdef bint judge() except -1:
+    """Of a failed call: whether to try again; False where one has to wait."""
+    if errno == EAGAIN:
+        return False
+    if errno != EINTR:
+        PyErr_SetFromErrno(OSError)
+    PyErr_CheckSignals()
+    return True
+
+
+twins = {"descriptor_of": lambda reference: NativeDescriptor}

@@ -1,0 +1,54 @@
+"""recv(2) and send(2): a leaf, and the seam of its native twin (ext/_descriptor.pyx)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from geventgate import native
+from geventgate.exchange import Bytes
+
+JOIN_SIZE = 16 * 1024  # more than that is not copied together but sent as it lies
+MOST_BUFFERS = 64  # in one call; Linux takes 1024
+
+
+class Descriptor:
+    """Of a connected, non-blocking socket. What fails raises OSError; having to wait does not."""
+
+    __slots__ = ("_sock",)
+
+    def __init__(self, sock: Any) -> None:
+        self._sock = sock
+
+    def recv(self, size: int) -> bytes | None:
+        """1 to *size* bytes, b"" at the end; None: nothing has come."""
+        try:
+            return self._sock.recv(size)  # type: ignore[no-any-return]
+        except BlockingIOError:
+            return None
+
+    def sendv(self, buffers: Sequence[Bytes]) -> int:
+        """Send of *buffers* what one call can; how many bytes that was, 0 where the socket takes none. Small ones are
+        joined, large ones not copied."""
+        try:
+            if len(buffers) == 1:
+                return self._sock.send(buffers[0])  # type: ignore[no-any-return]
+            if size_of(buffers) <= JOIN_SIZE:
+                return self._sock.send(b"".join(buffers))  # type: ignore[no-any-return]
+            return self._sock.sendmsg(buffers[:MOST_BUFFERS])  # type: ignore[no-any-return]
+        except BlockingIOError:
+            return 0
+
+
+def size_of(buffers: Sequence[Bytes]) -> int:
+    """In bytes."""
+    size = 0
+    for buffer in buffers:
+        size += len(buffer) if type(buffer) is bytes else memoryview(buffer).nbytes
+    return size
+
+
+def descriptor_of(sock: Any) -> Descriptor:
+    """The Descriptor of *sock*."""
+    return Descriptor(sock)
+
+
+descriptor_of = native.twin(descriptor_of, "geventgate.server._descriptor")

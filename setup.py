@@ -15,7 +15,9 @@ POLICY = (
     "message", "exchange", "protocol.http1", "server.clock", "server.workers", "server.service",
     "server.descriptor", "server.stream", "server.carrier", "server.http1", "gateway.environ", "gateway.wsgi",
 )  # fmt: skip
-TWINS = ("protocol._heads", "server._descriptor", "server._context", "gateway._environ")
+TWINS = (
+    "protocol._heads", "protocol._responses", "server._descriptor", "server._context", "gateway._environ",
+)  # fmt: skip
 # Of the code that Cython writes; and a twin need not use all of a header.
 QUIET = ("-Wno-unused-function", "-Wno-array-bounds", "-Wno-missing-field-initializers", "-Wno-unused-parameter")
 
@@ -33,7 +35,7 @@ def extensions() -> list[Any]:
             f"geventgate.{name}",
             [source],
             include_dirs=["ext"],
-            depends=["ext/heads.h", "ext/spans.h", "ext/texts.h"],
+            depends=["ext/heads.h", "ext/responses.h", "ext/spans.h", "ext/texts.h"],
             extra_compile_args=flags,
             extra_link_args=[flag for flag in flags if flag.startswith("-fsanitize")],
         )

@@ -53,7 +53,8 @@ static inline PyObject *known_key(const char *p, Py_ssize_t n, int bare)
     slot = &known[hash_of(p, (size_t)n) % KNOWN_KEYS];
     if (slot->n == n && !memcmp(slot->name, p, (size_t)n)) return Py_NewRef(slot->key);
     key = new_key(p, n, bare);
-    if (!key || PyObject_Hash(key) == -1) return key;
+    if (!key) return NULL;
+    PyUnicode_InternInPlace(&key); /* as the names in an application's code are: they are found without comparing */
     memcpy(slot->name, p, (size_t)n);
     slot->n = n;
     Py_XSETREF(slot->key, Py_NewRef(key));

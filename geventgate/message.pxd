@@ -36,12 +36,11 @@ cdef class RequestHead:
 @cython.freelist(64)
 cdef class ResponseHead:
     cdef public int code
-    cdef public bytes status_line
-    cdef public list lines
+    cdef public bytes wire
     cdef public Py_ssize_t content_length
-    cdef public bint dated
-    cdef public bint named
-    cdef public bint closing
+    cdef public bint dated, named, closing
     cdef public bytes priority
     cdef public tuple faults
     cdef public list _fields
+    cdef public bytes _stamp, _stamped
+    cpdef bytes stamped(self, bytes stamp)

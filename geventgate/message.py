@@ -74,7 +74,7 @@ class RequestHead:
 
 
 def split_fields(block: bytes) -> Fields:
-    """The fields of a head of HTTP/1 that is known to be well formed."""
+    """The fields of a head of HTTP/1, whole, that is known to be well formed."""
     pairs = (line.partition(b":") for line in block[:-4].split(b"\r\n")[1:])
     return tuple([(name.lower(), value.strip(b" \t")) for name, _, value in pairs])
 
@@ -104,14 +104,14 @@ class ResponseHead:
     """A status and its fields, checked, without what the server adds. Nothing changes it: it may be said again."""
 
     __slots__ = (
-        "code", "status_line", "lines", "content_length", "dated", "named", "closing", "priority", "faults", "_fields",
+        "code", "wire", "content_length", "dated", "named", "closing", "priority", "faults",
+        "_fields", "_stamp", "_stamped",
     )  # fmt: skip
 
     def __init__(
         self,
         code: int,
-        status_line: bytes,
-        lines: list[FieldLine],
+        wire: bytes,
         content_length: int,
         dated: bool,
         named: bool,
@@ -120,8 +120,7 @@ class ResponseHead:
         faults: tuple[str, ...],
     ) -> None:
         self.code = code
-        self.status_line = status_line  # of HTTP/1, with its end
-        self.lines = lines
+        self.wire = wire  # status line and field lines of HTTP/1
         self.content_length = content_length  # as the application stated it, or -1
         self.dated = dated  # the application sent its own Date
         self.named = named  # and its own Server
@@ -129,15 +128,19 @@ class ResponseHead:
         self.priority = priority  # of the response (RFC 9218 §8), or None
         self.faults = faults  # what was corrected, for the log
         self._fields: list[Field] | None = None
-
-    @property
-    def wire(self) -> bytes:
-        """Status line and field lines of HTTP/1."""
-        return b"".join([self.status_line, *[line.wire for line in self.lines]])
+        self._stamp = self._stamped = b""
 
     @property
     def fields(self) -> list[Field]:
         """The fields of HTTP/2: without Upgrade, which stands beside 426 (RFC 9113 §8.2.2)."""
         if self._fields is None:
-            self._fields = [line.field for line in self.lines if line.field[0] != b"upgrade"]
+            pairs = split_fields(self.wire + b"\r\n")
+            self._fields = [field for field in pairs if field[0] != b"upgrade"]
         return self._fields
+
+    def stamped(self, stamp: bytes) -> bytes:
+        """``wire``, and *stamp* behind it; made once, as long as that is the same object."""
+        if self._stamp is not stamp:
+            self._stamp = stamp
+            self._stamped = self.wire + stamp
+        return self._stamped

@@ -16,14 +16,16 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from geventgate import native
-from geventgate.errors import PeerError
+from geventgate.errors import ApplicationError, PeerError
 from geventgate.gateway import environ
-from geventgate.message import RequestHead, split_fields
+from geventgate.message import RequestHead, ResponseHead, split_fields
 from geventgate.protocol import http1
 from geventgate.protocol.http1 import HeadLimits
 from geventgate.server import carrier, descriptor
 
 ATTRIBUTES = [name for name in RequestHead.__slots__ if name not in ("_fields", "block")] + ["fields"]
+
+RESPONSE_ATTRIBUTES = [name for name in ResponseHead.__slots__ if not name.startswith("_")] + ["fields"]
 
 
 def both(module: Any, name: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
@@ -42,7 +44,7 @@ def said(parse: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def test_what_has_a_twin() -> None:
-    wanted = {"parse_request_head", "add_fields", "descriptor_of", "run_in_copied_context"}
+    wanted = {"parse_request_head", "compose_response_head", "add_fields", "descriptor_of", "run_in_copied_context"}
     assert set(native.references) == (wanted if native.COMPILED else set())
 
 
@@ -104,6 +106,54 @@ def test_splitting_later(data: bytes) -> None:
     """What split_fields() makes of a head that was found well formed is what the parser would have."""
     head = both(http1, "parse_request_head")[1](data)
     assert split_fields(data) == head.fields
+
+
+# --- responses
+
+NAMES = ("Content-Type", "content-length", "Content-Length", "X-A", "Date", "Server", "Connection", "Keep-Alive", "TE",
+    "Transfer-Encoding", "Upgrade", "Priority", "Set-Cookie", "ETag", "Expires", "Last-Modified", "Location",
+    "Proxy-Connection", "Sec-WebSocket-Accept", "X A", "", "X\xe9", "X\u0100", "X" * 70, b"X-B", 1)  # fmt: skip
+VALUES = ("", "a", "text/plain", "0", "14", "0014", "1" * 18, "1" * 19, "-1", "1 ", "\u0661", "close", "a\tb", " a ",
+    "a\r\nb", "a\x00", "a\x7f", "\xe9", "\u0100", "a" * 100, "a" * 2100, b"14", None)  # fmt: skip
+STATUSES = ("200 OK", "200", "204 No Content", "304 Not Modified", "100 Continue", "999 x", "000 x", "20 OK", "200OK",
+    "200  two", "200 \xe9", "200 \u0100", "200 a\r\nb", "200 a\tb", "200 " + "a" * 100, "200 " + "a" * 2100, "",
+    "2\u06610 x", 200, 404, b"200 OK")  # fmt: skip
+SAID = st.tuples(st.sampled_from(NAMES), st.sampled_from(VALUES))
+PLAIN = st.tuples(st.sampled_from(NAMES[:4]), st.sampled_from(VALUES[:5]))
+TEXTS = st.text(max_size=8)
+RESPONSE_FIELDS = st.lists(PLAIN, max_size=20) | st.lists(SAID | st.tuples(TEXTS, TEXTS), max_size=4)
+
+
+def composed(compose: Callable[..., Any], *arguments: Any) -> Any:
+    """The value, attribute by attribute, or the error."""
+    try:
+        head = compose(*arguments)
+    except ApplicationError as error:
+        return str(error)
+    except (TypeError, ValueError) as error:
+        return type(error)
+    return [getattr(head, name) for name in RESPONSE_ATTRIBUTES], head.stamped(b"stamp")
+
+
+@given(st.sampled_from(STATUSES) | TEXTS, RESPONSE_FIELDS | RESPONSE_FIELDS.map(tuple))
+@example("200 OK", [("A", "b", "c")])
+@example("200 OK", [["A", "b"]])
+@example("200 OK", ["Ab"])
+@example("200 OK", None)
+@example("200 OK", [(f"X-{number}", "a" * 80) for number in range(30)])
+def test_response_heads(status: Any, fields: Any) -> None:
+    twin, reference = both(http1, "compose_response_head")
+    for _ in range(2):  # again, as it is remembered
+        assert composed(twin, status, fields) == composed(reference, status, fields)
+
+
+@given(RESPONSE_FIELDS)
+def test_which_responses_are_remembered(fields: Any) -> None:
+    twin, reference = both(http1, "compose_response_head")
+    with suppress(ApplicationError):
+        assert (twin("200 OK", fields) is twin("200 OK", fields)) == (
+            reference("200 OK", fields) is reference("200 OK", fields)
+        )
 
 
 # --- bytes

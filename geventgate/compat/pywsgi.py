@@ -96,7 +96,7 @@ class Hosted(Service):
             return  # reset before we came to it
         ended = self._ends[connection] = Event()
         self.enter(connection)
-        if self.draining.is_set():
+        if self.drains:
             connection.drain()
         try:
             ended.wait()
@@ -136,7 +136,7 @@ class Hosted(Service):
 
     def drain(self, _: object = None) -> None:
         """The server has stopped: WebSockets are closed with 1001, idle connections after a moment."""
-        self.draining.set()
+        super().drain()
         for server, hosted in list(_hosted.items()):
             if hosted is self:
                 del _hosted[server]  # it may be started again

@@ -4,17 +4,25 @@ from geventgate.exchange cimport Exchange
 from geventgate.message cimport RequestHead
 
 
+cdef char PERCENT
+
+
+@cython.freelist(64)
 cdef class Request:
-    cdef public object _exchange
+    cdef public Exchange _exchange
     cdef public RequestHead _head
     cdef public str _script_name
+    cpdef begin(self, Exchange exchange, str script_name)
 
 
+@cython.freelist(64)
 cdef class Disconnected:
-    cdef public object _exchange
+    cdef public Exchange _exchange
     cdef public dict _links
+    cpdef begin(self, Exchange exchange)
 
 
-@cython.locals(head=RequestHead, environ=dict, script_name=str)
+@cython.locals(head=RequestHead, environ=dict, script_name=str, request=Request, disconnected=Disconnected, memo=dict)
 cpdef dict build_environ(Exchange exchange, dict template, front=*)
+@cython.locals(text=str)
 cpdef str path_info(bytes path, str script_name)

@@ -35,7 +35,8 @@ class Request:
 
     __slots__ = ("_exchange", "_head", "_script_name")
 
-    def __init__(self, exchange: Exchange, script_name: str) -> None:
+    def begin(self, exchange: Exchange, script_name: str) -> None:
+        """In place of __init__(), as CarriedExchange's."""
         self._exchange = exchange
         self._head = exchange.request
         self._script_name = script_name
@@ -121,7 +122,8 @@ class Disconnected:
 
     __slots__ = ("_exchange", "_links")
 
-    def __init__(self, exchange: Exchange) -> None:
+    def begin(self, exchange: Exchange) -> None:
+        """In place of __init__(), as CarriedExchange's."""
         self._exchange = exchange
         self._links: dict[Link, Link] | None = None
 
@@ -204,14 +206,18 @@ def build_environ(exchange: Exchange, template: Environ, front: Front | None = N
         script_name = environ["SCRIPT_NAME"] = front.prefix + script_name
         environ["SERVER_NAME"] = front.name or environ["SERVER_NAME"]
         environ["SERVER_PORT"] = front.port or environ["SERVER_PORT"]
-    environ["QUERY_STRING"] = head.query.decode("latin-1")
-    environ["SERVER_PROTOCOL"] = PROTOCOLS[head.http_version]
-    environ["wsgi.url_scheme"] = head.scheme
+    if head.query:
+        environ["QUERY_STRING"] = head.query.decode("latin-1")
+    if head.http_version != "1.1":
+        environ["SERVER_PROTOCOL"] = PROTOCOLS[head.http_version]
     environ["REMOTE_ADDR"], environ["REMOTE_PORT"] = exchange.peer
-    environ["geventgate.request"] = Request(exchange, script_name)
-    environ["geventgate.disconnected"] = Disconnected(exchange)
     if head.scheme == "https":
-        environ["HTTPS"] = "on"
+        environ["wsgi.url_scheme"], environ["HTTPS"] = "https", "on"
+    request, disconnected = Request(), Disconnected()
+    request.begin(exchange, script_name)
+    disconnected.begin(exchange)
+    environ["geventgate.request"] = request
+    environ["geventgate.disconnected"] = disconnected
     if exchange.has_content:
         content = exchange.take_whole()
         environ["wsgi.input"] = (
@@ -226,7 +232,7 @@ def build_environ(exchange: Exchange, template: Environ, front: Front | None = N
     if memo is not None:
         environ.update(memo)
     # "the server MUST ignore the received Host header field" beside an absolute target (RFC 9112 §3.2.2)
-    if "HTTP_HOST" in environ or head.authority:
+    if head.authority or "HTTP_HOST" in environ:
         environ["HTTP_HOST"] = head.authority.decode("latin-1")
     return environ
 
@@ -247,7 +253,9 @@ def add_fields(environ: Environ, head: RequestHead) -> None:
 
 def path_info(path: bytes, script_name: str) -> str:
     """PATH_INFO: the path decoded, without the mount point it begins with, if it does."""
-    text = (unquote_to_bytes(path) if PERCENT in path else path).decode("latin-1")
+    if PERCENT in path:
+        path = unquote_to_bytes(path)
+    text = path.decode("latin-1")
     if script_name and text.startswith(script_name) and text[len(script_name) : len(script_name) + 1] in ("", "/"):
         return text[len(script_name) :]
     return text

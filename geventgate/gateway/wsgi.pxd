@@ -5,13 +5,17 @@ from geventgate.message cimport RequestHead
 from geventgate.gateway.environ cimport build_environ
 
 
+@cython.freelist(64)
 cdef class WsgiResponse:
     cdef public Exchange _exchange
     cdef public object _fields, _raw, _socket, _status, _trailers, _websocket
     cdef public bint _hijacked, _started
+    cpdef begin(self, Exchange exchange, websocket)
     cpdef start_response(self, status, fields, exc_info=*)
     cpdef _send_head(self, fields=*)
     cpdef send_result(self, result)
+    cpdef _send_blocks(self, blocks)
+    cpdef bint end_tunnel(self, error=*) except -1
     cpdef bint _has_left_http(self) except -1
     cpdef _finish(self, data)
 

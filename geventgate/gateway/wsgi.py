@@ -72,7 +72,8 @@ class WsgiResponse:
         "_exchange", "_fields", "_hijacked", "_raw", "_socket", "_started", "_status", "_trailers", "_websocket",
     )  # fmt: skip
 
-    def __init__(self, exchange: Exchange, websocket: WebSocket | None) -> None:
+    def begin(self, exchange: Exchange, websocket: WebSocket | None) -> None:
+        """In place of __init__(), as CarriedExchange's."""
         self._exchange = exchange
         self._websocket = websocket
         self._status: str | int | None = None
@@ -118,24 +119,31 @@ class WsgiResponse:
 
     def send_result(self, result: Iterable[bytes]) -> None:
         """Send what the application returned, each block before the next is asked for; close it, whatever happens."""
+        if type(result) is list or type(result) is tuple:  # which have nothing to close
+            self._send_blocks(result)
+            return
         try:
-            if self._has_left_http():
-                return
-            if type(result) is FileWrapper and (extent := result.extent()) is not None:
+            if type(result) is FileWrapper and not self._has_left_http() and (extent := result.extent()) is not None:
                 self._send_file(result.file, *extent)
                 self._finish(b"")
-            elif (type(result) is list or type(result) is tuple) and len(result) == 1:
-                self._finish(result[0])  # whole: its length is known, and it leaves in one write
             else:
-                for data in result:
-                    if data:
-                        self(data)
-                if not self._has_left_http():
-                    self._finish(b"")
+                self._send_blocks(result)
         finally:
             close = getattr(result, "close", None)
             if close is not None:
                 close()
+
+    def _send_blocks(self, blocks: Iterable[bytes]) -> None:
+        if self._has_left_http():
+            return
+        if (type(blocks) is list or type(blocks) is tuple) and len(blocks) == 1:
+            self._finish(blocks[0])  # whole: its length is known, and it leaves in one write
+            return
+        for data in blocks:
+            if data:
+                self(data)
+        if not self._has_left_http():
+            self._finish(b"")
 
     def _has_left_http(self) -> bool:
         """Whether this is answered in another way: a WebSocket was opened, or refused for its origin."""
@@ -192,9 +200,9 @@ class WsgiResponse:
 
     def end_tunnel(self, error: BaseException | None = None) -> bool:
         """The application has returned, or raised *error*; whether that is how it ends a tunnel, and no failure."""
+        raw = self._raw
         if self._socket is not None:
             self._socket.finish(error)
-        raw = self._raw
         if raw is None:
             return False
         ended = error is not None and raw.is_end(error)
@@ -266,13 +274,14 @@ class WsgiGateway:
         """The last exchange has ended."""
 
     def handle(self, exchange: Exchange) -> None:
-        front = self._forwarding.apply(exchange) if self._forwarding else None
+        front = self._forwarding.apply(exchange) if self._forwarding is not None else None
         environ = build_environ(exchange, self._templates.get(exchange.local) or self._template(exchange.local), front)
         protocol = exchange.request.protocol
         if protocol is not None and is_websocket(exchange.request):
             self._handle_websocket(exchange, environ)
             return
-        response = WsgiResponse(exchange, None)
+        response = WsgiResponse()
+        response.begin(exchange, None)
         _offer(environ, response, exchange, self._early_hints)
         try:
             response.send_result(self._application(environ, response.start_response))
@@ -297,7 +306,8 @@ class WsgiGateway:
             environ["HTTP_SEC_WEBSOCKET_KEY"] = NO_KEY
         environ["wsgi.websocket"] = websocket
         environ["wsgi.websocket_version"] = "13"
-        response = WsgiResponse(exchange, websocket)
+        response = WsgiResponse()
+        response.begin(exchange, websocket)
         _offer(environ, response, exchange, self._early_hints)
         raw_socket = partial(response.raw_socket, handshake, self._websockets)
         if not exchange.has_content:

@@ -20,6 +20,6 @@ cpdef bint persists(RequestHead head) except -1
 cpdef bint expects_continue(RequestHead head) except -1
 cpdef Content request_content(RequestHead head, Py_ssize_t limit=*)
 cpdef response_content(RequestHead request, int code, Py_ssize_t stated, bint persistent)
-@cython.locals(lines=list, faults=tuple, content_length=Py_ssize_t, dated=bint, named=bint, closing=bint)
-cpdef ResponseHead _compose_response_head(status, fields)
+@cython.locals(wires=list, faults=tuple, content_length=Py_ssize_t, dated=bint, named=bint, closing=bint, common=bint)
+cpdef tuple _compose_response_head(status, fields)
 cpdef check_final(ResponseHead head, RequestHead request)

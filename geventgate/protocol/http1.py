@@ -25,7 +25,7 @@ MAX_KNOWN_NAMES = 1024  # the name caches are bounded, and so are the names in t
 MAX_KNOWN_NAME = 64
 MAX_KNOWN_LINE = 96
 MAX_KNOWN_HEADS = 256
-MAX_KNOWN_FIELDS = 16
+MAX_KNOWN_LINES = 17  # of a head, with the status line
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 CONTROLS = bytes([*range(9), *range(10, 32), 127])  # all but HTAB: never in a field value (RFC 9110 §5.5)
@@ -435,26 +435,22 @@ def compose_response_head(status: str | int, fields: ResponseFields) -> Response
         known = None
     if known is not None:
         return known
-    head = _compose_response_head(status, fields)
-    if (
-        type(status) is str
-        and len(status) <= MAX_KNOWN_NAME
-        and not head.faults
-        and len(head.lines) <= MAX_KNOWN_FIELDS
-    ):
+    head, common = _compose_response_head(status, fields)
+    if common and type(status) is str and len(status) <= MAX_KNOWN_NAME:
         if len(_known_heads) >= MAX_KNOWN_HEADS:
             _known_heads.clear()
-        if all(line.common for line in head.lines):
-            with suppress(TypeError):
-                _known_heads[status, *fields] = head
+        with suppress(TypeError):
+            _known_heads[status, *fields] = head
     return head
 
 
-def _compose_response_head(status: str | int, fields: ResponseFields) -> ResponseHead:
+def _compose_response_head(status: str | int, fields: ResponseFields) -> tuple[ResponseHead, bool]:
+    """The head, and whether it may be kept for the next time it is said."""
     code, status_line = (_known_status.get(status) if type(status) is str else None) or _status_line(status)
-    lines: list[FieldLine] = []
+    wires = [status_line]
     faults: tuple[str, ...] = ()
     content_length, dated, named, closing, priority = -1, False, False, False, None
+    common = True
     for name, value in fields:
         line = _known_lines.get((name, value)) if type(name) is str and type(value) is str else None
         if line is None:
@@ -483,8 +479,10 @@ def _compose_response_head(status: str | int, fields: ResponseFields) -> Respons
             elif lower in HOP_BY_HOP and (lower != b"upgrade" or code != 426):
                 faults += (f"the hop-by-hop field {_as_text(name)}",)
                 continue
-        lines.append(line)
-    return ResponseHead(code, status_line, lines, content_length, dated, named, closing, priority, faults)
+        common = common and line.common
+        wires.append(line.wire)
+    head = ResponseHead(code, b"".join(wires), content_length, dated, named, closing, priority, faults)
+    return head, common and not faults and len(wires) <= MAX_KNOWN_LINES
 
 
 def field_line(name: Text, value: Text) -> FieldLine:
@@ -608,3 +606,4 @@ def _stated_length(value: bytes) -> int:
 
 
 parse_request_head = native.twin(parse_request_head, "geventgate.protocol._heads")
+compose_response_head = native.twin(compose_response_head, "geventgate.protocol._responses")

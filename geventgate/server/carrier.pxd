@@ -3,6 +3,7 @@ cimport cython
 from geventgate.exchange cimport Exchange
 from geventgate.message cimport RequestHead, ResponseHead
 from geventgate.protocol.http1 cimport check_final
+from geventgate.server.service cimport Service
 
 
 cdef class CarriedExchange(Exchange):
@@ -11,6 +12,7 @@ cdef class CarriedExchange(Exchange):
     cdef public object _framing
     cdef public Py_ssize_t _left
     cdef public object _closed
+    cpdef begin(self, RequestHead request, tuple peer, tuple local, tls, bint has_content)
     @cython.locals(head=ResponseHead)
     cpdef send_head(self, status, fields)
     cpdef bytes _measure(self, bytes data)
@@ -19,5 +21,5 @@ cdef class CarriedExchange(Exchange):
     cpdef leave(self)
 
 
-cpdef bint answer(CarriedExchange exchange, handle, listeners) except -1
+cpdef bint answer(CarriedExchange exchange, handle, Service service) except -1
 cpdef bint _answer(CarriedExchange exchange, handle) except -1

@@ -24,22 +24,25 @@ cdef class Http1Connection:
     cpdef bint serve(self) except -1
     @cython.locals(stream=Stream, head=RequestHead)
     cpdef RequestHead _read_head(self)
-    @cython.locals(exchange=Http1Exchange)
+    @cython.locals(exchange=Http1Exchange, service=Service, content=Content, connects=bint, continue_due=bint)
     cpdef bint _serve_exchange(self, RequestHead head) except -1
+    @cython.locals(stream=Stream, service=Service)
     cpdef _rest(self)
 
 
+@cython.freelist(64)
 cdef class Http1Exchange(CarriedExchange):
     cdef public Content _content
     cdef public Service _service
     cdef public object _tunnel
     cdef public bint _continue_due, _cut, _persistent, hijacked
     cdef public Stream _stream
+    cpdef carry(self, Stream stream, Content content, bint continue_due, Service service)
     @cython.locals(stream=Stream, content=Content)
     cpdef bytes read(self, Py_ssize_t size)
     cpdef send(self, data)
     cpdef finish(self, data=*, trailers=*)
-    @cython.locals(head=ResponseHead, request=RequestHead, stated=Py_ssize_t)
+    @cython.locals(head=ResponseHead, request=RequestHead, stated=Py_ssize_t, added=bytes, stamp=bytes)
     cpdef _write_head(self, Py_ssize_t length)
     cpdef bint _too_much_unread(self) except -1
     cpdef _write_content(self, data)

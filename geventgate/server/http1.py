@@ -75,7 +75,7 @@ class Http1Connection:
         self._exchange: Http1Exchange | None = None
         self._hijacked = False  # the stream is the application's now
         self._served = False
-        stream.deadline = CLOCK.now + service.config.head_timeout
+        stream.deadline = CLOCK.now + service.head_timeout
 
     def start(self) -> None:
         """Have a greenlet serve, in its turn, until the connection ends or idles."""
@@ -128,7 +128,7 @@ class Http1Connection:
         limits = self._service.head_limits
         head = parse_request_head(stream.inbox, stream.start, limits)
         if head is None and self._served:  # a new connection's first byte and head share one deadline
-            stream.deadline = CLOCK.now + self._service.config.head_timeout
+            stream.deadline = CLOCK.now + self._service.head_timeout
         while head is None:
             if not stream.receive():
                 return None
@@ -141,20 +141,21 @@ class Http1Connection:
 
     def _serve_exchange(self, head: RequestHead) -> bool:
         """Serve one exchange; False when the connection has served its last."""
+        service = self._service
         connects = head.method == "CONNECT"
-        if connects and not self._service.config.allow_connect:
+        if connects and not service.config.allow_connect:
             raise PeerError(501, "CONNECT is not enabled: an open proxy is a trap")
-        content = request_content(head, self._service.config.limit_request_body)
+        content = request_content(head, service.limit_request_body)
         if connects and content is not None:  # to others it has none (RFC 9110 §9.3.6), and is a request of its own
             raise PeerError(400, "CONNECT has no content")
         continue_due = head.expect is not None and expects_continue(head) and content is not None
         self._stream.pace()
         self._served = True
-        exchange = self._exchange = Http1Exchange(
-            self._stream, head, self._peer, self._local, content, continue_due, self._service, self._tls
-        )
+        exchange = self._exchange = Http1Exchange()
+        exchange.begin(head, self._peer, self._local, self._tls, content is not None)
+        exchange.carry(self._stream, content, continue_due, service)
         try:
-            return answer(exchange, self._service.handle, self._service.listeners)
+            return answer(exchange, service.handle, service)
         finally:
             self._exchange = None
             self._hijacked = exchange.hijacked
@@ -162,19 +163,16 @@ class Http1Connection:
 
     def _rest(self) -> None:
         """Set the deadline for what comes next."""
-        config = self._service.config
-        if self._stream.inbox:
-            self._stream.deadline = CLOCK.now + config.head_timeout
-        elif self._service.draining.is_set():
-            self._stream.deadline = CLOCK.now + DRAIN_SECONDS
+        stream, service = self._stream, self._service
+        if stream.inbox:
+            stream.deadline = CLOCK.now + service.head_timeout
         else:
-            self._stream.deadline = CLOCK.now + config.keep_alive
+            stream.deadline = CLOCK.now + (DRAIN_SECONDS if service.drains else service.keep_alive)
 
     def _refuse(self, error: PeerError) -> None:
         """Answer what is not even a request. Nothing behind it is served."""
         log.info("%s:%s: %s: %s", *self._peer, error.status, error)
-        for listener in self._service.listeners:
-            listener.request_refused(self._peer, error.status, str(error))
+        self._service.tell_refused(self._peer, error.status, str(error))
         text = reason(error.status).encode("ascii") + b"\n"
         head = compose_response_head(error.status, [("Content-Type", "text/plain"), ("Content-Length", str(len(text)))])
         self._stream.write(head.wire + b"Connection: close\r\n" + CLOCK.server_and_date + text)
@@ -228,18 +226,8 @@ class Http1Exchange(CarriedExchange):
         "_content", "_continue_due", "_cut", "_persistent", "_service", "_stream", "_tunnel", "hijacked",
     )  # fmt: skip
 
-    def __init__(
-        self,
-        stream: Stream,
-        request: RequestHead,
-        peer: Address,
-        local: Address,
-        content: Content | None,
-        continue_due: bool,
-        service: Service,
-        tls: Tls | None,
-    ) -> None:
-        CarriedExchange.__init__(self, request, peer, local, tls, content is not None)
+    def carry(self, stream: Stream, content: Content | None, continue_due: bool, service: Service) -> None:
+        """After begin()."""
         # Set once.
         self._stream = stream
         self._content = content
@@ -247,7 +235,7 @@ class Http1Exchange(CarriedExchange):
         # Owned by the reading greenlet.
         self._continue_due = continue_due
         # Owned by the writing greenlet.
-        self._persistent = persists(request)
+        self._persistent = persists(self.request)
         self._cut = False
         self._tunnel: Http1Tunnel | None = None
         self.hijacked = False  # the stream is the application's
@@ -350,31 +338,33 @@ class Http1Exchange(CarriedExchange):
         request = self.request
         assert head is not None
         stated = head.content_length if head.content_length >= 0 else length
-        if head.closing or self._continue_due or self._service.draining.is_set() or self._too_much_unread():
+        if head.closing or self._continue_due or self._service.drains or self._too_much_unread():
             self._persistent = False
         framing = self._framing = response_content(request, head.code, stated, self._persistent)
-        wire = [head.status_line, *[line.wire for line in head.lines]]
+        added = b""
         if framing is KNOWN_LENGTH:
             self._left = stated
             if head.content_length < 0:
-                wire.append(b"Content-Length: %d\r\n" % stated)
+                added = b"Content-Length: %d\r\n" % stated
         elif framing is CHUNKED:
-            wire.append(b"Transfer-Encoding: chunked\r\n")
+            added = b"Transfer-Encoding: chunked\r\n"
         elif framing is UNTIL_CLOSE:
             self._persistent = False
         elif request.method == "HEAD" and length > 0 and head.content_length < 0:
-            wire.append(b"Content-Length: %d\r\n" % length)  # as GET would (RFC 9110 §9.3.2)
+            added = b"Content-Length: %d\r\n" % length  # as GET would (RFC 9110 §9.3.2)
         if head.code == 426:
-            wire.append(b"Connection: upgrade\r\n" if self._persistent else b"Connection: upgrade, close\r\n")
+            added += b"Connection: upgrade\r\n" if self._persistent else b"Connection: upgrade, close\r\n"
         elif not self._persistent:
-            wire.append(b"Connection: close\r\n")
+            added += b"Connection: close\r\n"
         elif request.http_version == "1.0":
-            wire.append(b"Connection: keep-alive\r\n")
-        if not head.dated and not head.named:
-            wire.append(CLOCK.server_and_date)
+            added += b"Connection: keep-alive\r\n"
+        if head.dated or head.named:
+            stamp = (b"" if head.named else SERVER) + (b"" if head.dated else CLOCK.date) + b"\r\n"
+            self._stream.write(head.wire + added + stamp)
+        elif added:
+            self._stream.write(head.wire + added + CLOCK.server_and_date)
         else:
-            wire.append((b"" if head.named else SERVER) + (b"" if head.dated else CLOCK.date) + b"\r\n")
-        self._stream.write(b"".join(wire))
+            self._stream.write(head.stamped(CLOCK.server_and_date))
         self.status = head.code
         self._said = HEAD_SENT
 

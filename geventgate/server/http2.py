@@ -253,15 +253,13 @@ class Http2Connection:
                 exchange.worker = getcurrent()
                 refusal = self.refusal(exchange.request)
                 handle = self._service.handle if refusal is None else partial(_refuse, refusal)
-                answer(exchange, handle, self._service.listeners)
+                answer(exchange, handle, self._service)
         finally:
             exchange.leave()
             del self.exchanges[exchange.stream_id]
             if not self.exchanges and not self._parted:
                 service = self._service
-                self._stream.deadline = CLOCK.now + (
-                    DRAIN_SECONDS if service.draining.is_set() else service.config.keep_alive
-                )
+                self._stream.deadline = CLOCK.now + (DRAIN_SECONDS if service.drains else service.config.keep_alive)
             self.wake_writer()
             if self._ended:
                 self._leave_if_done()
@@ -451,7 +449,7 @@ class Http2Exchange(CarriedExchange):
         local: Address,
         tls: Tls | None,
     ) -> None:
-        super().__init__(request, peer, local, tls, not ended and request.protocol is None)
+        self.begin(request, peer, local, tls, not ended and request.protocol is None)
         # Set once.
         self.stream_id = stream_id
         self.worker: Any = None

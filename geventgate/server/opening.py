@@ -50,7 +50,7 @@ class Opening:
                 self._stream.close()
             else:
                 self._service.enter(successor)
-                if self._service.draining.is_set():
+                if self._service.drains:
                     successor.drain()
             self._service.leave(self)
 

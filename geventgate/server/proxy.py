@@ -66,15 +66,14 @@ class ProxyOpening:
         if header is not None:
             self._stop_watching()
             successor = self._then(self._sock, header.client or self._peer, header.server or self._local)
-            if self._service.draining.is_set():
+            if self._service.drains:
                 successor.drain()
             self._service.leave(self)
 
     def _refuse(self, why: str) -> None:
         """Nothing is answered: what would speak here has not begun to."""
         log.info("%s:%s: closed: %s", *self._peer, why)
-        for listener in self._service.listeners:
-            listener.request_refused(self._peer, 400, why)
+        self._service.tell_refused(self._peer, 400, why)
         self._close()
 
     def _close(self) -> None:

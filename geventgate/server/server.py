@@ -220,7 +220,7 @@ class Server:
 
     def close(self, restarts: bool = False) -> None:
         """Accept nothing more, and tell who is connected that it ends. Does not wait: stop() does, and ends it."""
-        self.service.draining.set()
+        self.service.drain()
         for listener in self._listeners:
             if not listener.closed:
                 listener.end(restarts)
@@ -247,14 +247,14 @@ class Server:
     @property
     def full(self) -> bool:
         """Whether accepting pauses: what cannot be served waits in the kernel's queue."""
-        if len(self.service.connections) >= self._capacity and not self.service.draining.is_set():
+        if len(self.service.connections) >= self._capacity and not self.service.drains:
             self._pause("full: %d connections; more wait in the backlog", self._capacity)
             return True
         return False
 
     def out_of_files(self, error: OSError) -> None:
         """Accepting pauses for a moment."""
-        if self.service.draining.is_set():
+        if self.service.drains:
             return
         self._pause("cannot accept: %s; %d connections are open", error.strerror, len(self.service.connections))
         self._retry.stop()
@@ -270,7 +270,7 @@ class Server:
             log.warning(message, *arguments)
 
     def _resume(self) -> None:
-        if self._paused and not self.service.draining.is_set():
+        if self._paused and not self.service.drains:
             self._paused = False
             for listener in self._listeners:
                 listener.start_accepting()

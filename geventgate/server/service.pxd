@@ -5,5 +5,8 @@ cdef class Service:
     cdef public object config, handle, head_limits, http2_engine, http2_limits, draining, on_leave
     cdef public Workers workers
     cdef public Turns turns
+    cdef public double head_timeout, keep_alive
+    cdef public Py_ssize_t limit_request_body
+    cdef public bint drains
     cdef public tuple own_listeners
     cdef public set connections

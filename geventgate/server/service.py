@@ -1,13 +1,13 @@
 """What all connections of a server share."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from gevent.event import Event
 
 from geventgate import observe
 from geventgate.config import Config, speaks_http2
-from geventgate.exchange import Exchange
+from geventgate.exchange import Address, Exchange
 from geventgate.protocol.http1 import HeadLimits
 from geventgate.protocol.http2 import Engine, Limits, engine
 from geventgate.server.workers import Turns, Workers
@@ -37,17 +37,28 @@ class Service:
             field_section=config.limit_request_head,
         )
         self.draining = draining
+        self.head_timeout = config.head_timeout
+        self.keep_alive = config.keep_alive
+        self.limit_request_body = config.limit_request_body
         self.workers = Workers()
         self.turns = Turns(self.workers, _serve)  # of connections that carry one exchange at a time
         self.own_listeners: tuple[observe.Listener, ...] = ()  # are told of this server, and of no other
+        self.drains = False
         # Grows and shrinks with every connection.
         self.connections: set[Connection] = set()
         self.on_leave: Callable[[], None] = _nothing
 
-    @property
-    def listeners(self) -> Sequence[observe.Listener]:
-        """Who is told what happens here."""
-        return (*self.own_listeners, *observe.listeners) if self.own_listeners else observe.listeners
+    def tell_ended(self, exchange: Exchange, seconds: float) -> None:
+        for listener in (*self.own_listeners, *observe.listeners):
+            listener.request_ended(exchange, seconds)
+
+    def tell_refused(self, peer: Address, status: int, why: str) -> None:
+        for listener in (*self.own_listeners, *observe.listeners):
+            listener.request_refused(peer, status, why)
+
+    def drain(self) -> None:
+        self.drains = True
+        self.draining.set()
 
     def enter(self, connection: Connection) -> None:
         self.connections.add(connection)

@@ -75,8 +75,7 @@ class TlsOpening(Opening):
     def _refuse_plain(self) -> None:
         """Tell who speaks plain HTTP, in plain HTTP."""
         log.info("%s:%s: 400: plain HTTP, but this port speaks HTTPS", *self._peer)
-        for listener in self._service.listeners:
-            listener.request_refused(self._peer, 400, "plain HTTP, but this port speaks HTTPS")
+        self._service.tell_refused(self._peer, 400, "plain HTTP, but this port speaks HTTPS")
         head = compose_response_head(400, [("Content-Type", "text/plain"), ("Content-Length", str(len(PLAIN)))])
         self._stream.write(head.wire + b"Connection: close\r\n" + CLOCK.server_and_date + PLAIN)
         linger(self._stream)

@@ -12,8 +12,9 @@ from typing import Any
 from setuptools import Extension, setup
 
 POLICY = (
-    "message", "exchange", "protocol.http1", "server.clock", "server.workers", "server.service",
-    "server.descriptor", "server.stream", "server.carrier", "server.http1", "gateway.environ", "gateway.wsgi",
+    "message", "exchange", "protocol.http1", "protocol.http2", "protocol.conduct", "protocol.http2_ngh2",
+    "server.clock", "server.workers", "server.service", "server.descriptor", "server.stream", "server.carrier",
+    "server.http1", "server.http2", "gateway.environ", "gateway.wsgi",
 )  # fmt: skip
 TWINS = (
     "protocol._heads", "protocol._responses", "server._descriptor", "server._context", "gateway._environ",

@@ -143,7 +143,7 @@ class Conduct:
             return PROTOCOL_ERROR, "no stream of a client's"
         if stream_id > self.highest:
             return PROTOCOL_ERROR, "the stream is idle"
-        if any(low < stream_id < high for low, high in self._gaps):
+        if [gap for gap in self._gaps if gap[0] < stream_id < gap[1]]:
             # "The first use of a new stream identifier implicitly closes all streams in the "idle" state [...] with a
             # lower-valued stream identifier" (§5.1.1)
             return PROTOCOL_ERROR, "stream identifiers must ascend"

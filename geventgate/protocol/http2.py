@@ -371,7 +371,7 @@ def check_request(headers: Sequence[Field], ended: bool, memory: Memory | None =
     if at == 4 and protocol is None:
         size = PSEUDO_SIZE + len(method) + len(scheme) + len(authority) + len(target)
     else:
-        size = sum(32 + len(name) + len(value) for name, value in headers[:at])
+        size = sum([32 + len(name) + len(value) for name, value in headers[:at]])
     return RequestHead(  # by position: half the price
         known_method, target, "2", section.fields, "http", authority, path, query,
         None if protocol is None else protocol.decode("ascii"), size + section.size, None, length, None,

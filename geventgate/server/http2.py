@@ -191,15 +191,14 @@ class Http2Connection:
     def _read_away(self, event: Data | Trailers | Reset | Writable) -> None:
         """Nobody is there for it any more."""
         unread = self._unread.get(event.stream_id)
-        match event:
-            case Data():
-                if unread is None:
-                    self.engine.consume(event.stream_id, len(event.data))
-                else:
-                    unread.octets += len(event.data)
-                    self._judge_unread(event.stream_id, unread, event.ended)
-            case Trailers() | Reset() if unread is not None:
-                self._judge_unread(event.stream_id, unread, True)
+        if isinstance(event, Data):
+            if unread is None:
+                self.engine.consume(event.stream_id, len(event.data))
+            else:
+                unread.octets += len(event.data)
+                self._judge_unread(event.stream_id, unread, event.ended)
+        elif unread is not None and not isinstance(event, Writable):
+            self._judge_unread(event.stream_id, unread, True)
 
     def leave_unread(self, stream_id: int, unread: Unread) -> None:
         """A request has been answered before its end."""
@@ -476,28 +475,28 @@ class Http2Exchange(CarriedExchange):
     # --- heard, in the connection's reader or writer
 
     def hear(self, event: Data | Trailers | Reset | Writable) -> None:
-        match event:
-            case Data():
-                if event.data:
-                    if self._pieces is None:
-                        self._pieces = deque()
-                    if self._pieces and len(self._pieces[-1]) + len(event.data) <= CRUMB:
-                        self._pieces[-1] += event.data
-                    else:
-                        self._pieces.append(event.data)
-                    self._unread += len(event.data)
-                    self._received += len(event.data)
-                self._ended = self._ended or event.ended
-                self._wake(self._reader)
-            case Trailers():
-                self._trailers = event.fields
-                self._ended = True
-                self._wake(self._reader)
-            case Writable():
-                self._stalled = False
-                self._wake(self._writer)
-            case Reset():
-                self.lose(PeerGone, "the peer has reset the stream")
+        if isinstance(event, Data):
+            data = event.data
+            if data:
+                if self._pieces is None:
+                    self._pieces = deque()
+                if self._pieces and len(self._pieces[-1]) + len(data) <= CRUMB:
+                    self._pieces[-1] += data
+                else:
+                    self._pieces.append(data)
+                self._unread += len(data)
+                self._received += len(data)
+            self._ended = self._ended or event.ended
+            self._wake(self._reader)
+        elif isinstance(event, Trailers):
+            self._trailers = event.fields
+            self._ended = True
+            self._wake(self._reader)
+        elif isinstance(event, Writable):
+            self._stalled = False
+            self._wake(self._writer)
+        else:
+            self.lose(PeerGone, "the peer has reset the stream")
 
     def lose(self, kind: type[PeerGone] | type[PeerTimeout], why: str) -> None:
         """The stream is dead: whoever waits, and whoever comes, is told. Never blocks."""
@@ -801,7 +800,7 @@ class Http2Exchange(CarriedExchange):
             self.lost = LEFT_BEHIND
             self._wake(self._reader)
             self._wake(self._writer)
-        super().leave()
+        CarriedExchange.leave(self)  # super() is slow when compiled
 
 
 def _refuse(refusal: PeerError, exchange: Exchange) -> None:

@@ -6,6 +6,8 @@ So ``import geventgate`` brings in neither gevent nor ssl nor threading, and who
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from geventgate import native  # noqa: F401, it decides what the imports of all other modules find
+
 if TYPE_CHECKING:
     from geventgate import errors
     from geventgate.assemble import Server

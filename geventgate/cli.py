@@ -14,7 +14,7 @@ from dataclasses import Field, fields, replace
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO, cast
 
-from geventgate import __version__
+from geventgate import __version__, native
 from geventgate.config import HTTP, LIMITS, PROXIES, TIMES, WEBSOCKETS, Config, flag, shown, speaks_http2
 from geventgate.errors import ConfigError
 from geventgate.settings import Setting, as_toml, configure, gather, meant, split
@@ -80,6 +80,8 @@ def _serve_target(config: Config, target: str, check_only: bool, early: list[str
             "imported too early, before the standard library was patched: %s; what they hold may block every request",
             ", ".join(early),
         )
+    if regret := native.regret():
+        logs.log.warning("%s", regret)
     tell = process.notifier(os.environ)
     signals.end_on_interrupt()
     access_file = logs.open_access_log(config)
@@ -206,7 +208,8 @@ class Version(argparse.Action):
 
         engines = [f"{name} {version(name)}" for name in ("h2", "ngh2") if find_spec(name)]
         python = f"CPython {sys.version.split()[0]}"
-        print(f"geventgate {__version__} ({', '.join(['gevent ' + version('gevent'), *engines, python])})")
+        what = "native" if native.COMPILED else "pure Python"
+        print(f"geventgate {__version__} ({', '.join([what, 'gevent ' + version('gevent'), *engines, python])})")
         parser.exit()
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import FrameType, FunctionType, ModuleType
 from typing import Any, NamedTuple
 
-from geventgate import __version__, cli
+from geventgate import __version__, cli, native
 from geventgate.config import SHIMS, Config, speaks_http2
 from geventgate.errors import ConfigError
 
@@ -479,6 +479,8 @@ def machine(config: Config) -> Iterator[Finding]:
     yield open_files(config.worker_connections)
     yield backlog(config.backlog)
     yield processors(config.workers)
+    if regret := native.regret():
+        yield Finding(Level.WARNING, "native code", regret, "With gcc and Python's headers, install it again")
 
 
 def open_files(connections: int) -> Finding:

@@ -10,11 +10,13 @@ from dataclasses import Field, dataclass, fields
 from difflib import get_close_matches
 from typing import Any
 
+from geventgate import native
 from geventgate.config import Config, fault, flag, shown
 from geventgate.errors import ConfigError
 
 PREFIX = "GEVENTGATE_"
 FILE = f"{PREFIX}CONFIG"  # the variable that names the file
+NO_SETTINGS = (FILE, native.VARIABLE)
 FIELDS = {field.name: field for field in fields(Config)}
 BOOLEANS = {"1": True, "yes": True, "true": True, "on": True, "0": False, "no": False, "false": False, "off": False}
 
@@ -80,7 +82,7 @@ def split(text: str) -> tuple[str, ...]:
 def from_environment(environ: Mapping[str, str]) -> dict[str, Setting]:
     found = {}
     for variable, text in environ.items():
-        if not variable.startswith(PREFIX) or variable == FILE or _is_kubernetes(variable):
+        if not variable.startswith(PREFIX) or variable in NO_SETTINGS or _is_kubernetes(variable):
             continue
         name = variable.removeprefix(PREFIX).lower()
         if name not in FIELDS or not variable.isupper():

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO, cast
 from gunicorn.errors import HaltServer
 from gunicorn.workers import base
 
-from geventgate import __version__
+from geventgate import __version__, native
 from geventgate.config import Config, speaks_http2
 from geventgate.errors import ConfigError
 
@@ -86,8 +86,9 @@ class Worker(base.Worker):  # type: ignore[misc]
             log.error("geventgate: %s", error)
             sys.exit(1)
         log.info("geventgate %s: %sHTTP/1.1, WebSocket", __version__, http2)
-        for line in hosted.unheeded(cfg, os.environ):
-            log.warning("geventgate: %s", line)
+        for line in [*hosted.unheeded(cfg, os.environ), native.regret()]:
+            if line:
+                log.warning("geventgate: %s", line)
         if cls._early:
             log.warning(
                 "imported too early, before the standard library was patched: %s; what they hold may block every "
@@ -345,7 +346,7 @@ def blocked(seconds: float, frame: FrameType | None) -> str:
     """What to log of a hub that has not run for *seconds*, and was interrupted in *frame*."""
     request, stack = "", traceback.extract_stack(frame)
     while frame is not None:
-        if frame.f_code.co_name == "answer" and frame.f_globals.get("__name__") == "geventgate.server.carrier":
+        if frame.f_code.co_name == "count" and frame.f_globals is globals():  # what is compiled has no frames
             request = f" by {frame.f_locals['exchange']}"
             break
         frame = frame.f_back

@@ -295,7 +295,9 @@ def test_check_config_finds_what_is_wrong(folder):
 def test_version():
     said = run("--version")
     assert re.fullmatch(
-        r"geventgate \d+\.\d+\.\d+ \(gevent \d\S*, h2 4\S*(, ngh2 0\S*)?, CPython 3\.\d+\.\d+\S*\)\n", said.stdout
+        r"geventgate \d+\.\d+\.\d+ "
+        r"\((native|pure Python), gevent \d\S*, h2 4\S*(, ngh2 0\S*)?, CPython 3\.\d+\.\d+\S*\)\n",
+        said.stdout,
     )
     assert (said.returncode, said.stderr) == (0, "")
 

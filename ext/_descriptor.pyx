@@ -8,6 +8,13 @@ from libc.string cimport memcpy, memset
 
 from geventgate.server.descriptor cimport Descriptor
 
+import _socket
+
+from gevent.monkey import get_original
+from gevent.socket import socket
+
+PLAIN = (_socket.socket, get_original("socket", "socket"), socket)
+
 cdef extern from "<sys/uio.h>" nogil:
     struct iovec:
         void *iov_base
@@ -119,4 +126,9 @@ cdef bint judge() except -1:
     return True
 
 
-twins = {"descriptor_of": lambda reference: NativeDescriptor}
+def make_descriptor_of(reference):
+    """What is not exactly a socket, as one that encrypts, is *reference*'s."""
+    return lambda sock: NativeDescriptor(sock) if type(sock) in PLAIN else reference(sock)
+
+
+twins = {"descriptor_of": make_descriptor_of}

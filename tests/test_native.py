@@ -198,6 +198,19 @@ def test_receiving_and_sending(which: str) -> None:
         assert there.recv(1) == b""
 
 
+def test_what_encrypts_does_so_by_itself() -> None:
+    class Encrypting(socket.socket):
+        def recv(self, size: int, flags: int = 0) -> bytes:
+            return b"plaintext"
+
+        def send(self, data: Any, flags: int = 0) -> int:
+            return 0
+
+    with Encrypting() as sock:
+        there = descriptor.descriptor_of(sock)
+        assert (there.recv(10), there.sendv([b"secret"])) == (b"plaintext", 0)
+
+
 def test_a_context_of_its_own() -> None:
     run, reference = both(carrier, "run_in_copied_context")
     variable: ContextVar[str] = ContextVar("variable", default="outside")

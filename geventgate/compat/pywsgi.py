@@ -131,8 +131,7 @@ class Hosted(Service):
 
     def _sweep(self) -> None:
         CLOCK.tick()
-        for connection in list(self.connections):
-            connection.sweep(CLOCK.now - 1.0)  # as Server's
+        self.sweep(CLOCK.now)
 
     def drain(self, _: object = None) -> None:
         """The server has stopped: WebSockets are closed with 1001, idle connections after a moment."""

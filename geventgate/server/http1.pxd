@@ -4,22 +4,19 @@ from geventgate.message cimport RequestHead, ResponseHead
 from geventgate.protocol.http1 cimport Content, expects_continue, persists, request_content, response_content
 from geventgate.server.carrier cimport CarriedExchange, answer
 from geventgate.server.clock cimport Clock
-from geventgate.server.service cimport Service
+from geventgate.server.service cimport Connection, Service
 from geventgate.server.stream cimport Stream
 
 cdef Clock CLOCK
 
 
-cdef class Http1Connection:
+cdef class Http1Connection(Connection):
     cdef public Http1Exchange _exchange
     cdef public bint _hijacked, _idles, _served
     cdef public tuple _local, _peer
     cdef public Service _service
     cdef public object _tls, _worker
     cdef public Stream _stream
-    cpdef start(self)
-    @cython.locals(idles=bint)
-    cpdef work(self)
     @cython.locals(stream=Stream, turns=int, head=RequestHead)
     cpdef bint serve(self) except -1
     @cython.locals(stream=Stream, head=RequestHead)

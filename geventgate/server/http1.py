@@ -46,7 +46,7 @@ from geventgate.server.carrier import (
     answer,
 )
 from geventgate.server.clock import CLOCK, SERVER
-from geventgate.server.service import Service
+from geventgate.server.service import Connection, Service
 from geventgate.server.stream import Stream
 
 MAX_DRAIN = 64 * 1024  # bytes of unread content worth reading to keep a connection; precedent: Go's 256 KiB
@@ -55,7 +55,7 @@ TURNS = 32  # pipelined requests answered in a row before other connections have
 log = logging.getLogger("geventgate")
 
 
-class Http1Connection:
+class Http1Connection(Connection):
     """The life of one connection."""
 
     __slots__ = (
@@ -79,11 +79,13 @@ class Http1Connection:
 
     def start(self) -> None:
         """Have a greenlet serve, in its turn, until the connection ends or idles."""
+        self.wake()
+
+    def wake(self) -> None:
         self._idles = False
         self._service.turns.add(self)
 
     def work(self) -> None:
-        """Called for its turn."""
         self._worker = getcurrent()
         idles = False
         try:
@@ -92,7 +94,7 @@ class Http1Connection:
             self._worker = None
             if idles:
                 self._idles = True
-                self._stream.when_readable(self.start)
+                self._stream.when_readable(self)
             else:
                 if not self._hijacked:
                     self._stream.close()

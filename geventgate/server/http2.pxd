@@ -5,7 +5,7 @@ from geventgate.protocol.http1 cimport check_final, expects_continue, request_co
 from geventgate.protocol.http2 cimport Data, Request
 from geventgate.server.carrier cimport CarriedExchange, answer
 from geventgate.server.clock cimport Clock
-from geventgate.server.service cimport Service
+from geventgate.server.service cimport Connection, Service
 from geventgate.server.stream cimport Stream
 from geventgate.server.workers cimport Turns
 
@@ -18,7 +18,7 @@ cdef class Unread:
     cdef public double until
 
 
-cdef class Http2Connection:
+cdef class Http2Connection(Connection):
     cdef public bint _ended, _heard, _parted, _pinged
     cdef public int _quiet
     cdef public dict _lingering, _slow, _unread, exchanges
@@ -35,12 +35,16 @@ cdef class Http2Connection:
     cpdef _open(self, Request event)
     cpdef add(self, Http2Exchange exchange)
     @cython.locals(service=Service)
-    cpdef _serve_exchange(self, Http2Exchange exchange)
+    cpdef serve_exchange(self, Http2Exchange exchange)
     cpdef refusal(self, RequestHead head)
     cpdef wake_writer(self)
     @cython.locals(stream=Stream, out=bytes, events=list)
     cpdef _write(self)
     cpdef _leave_if_done(self)
+
+
+cdef class ExchangeTurns(Turns):
+    cdef public Http2Connection _connection
 
 
 cdef class Http2Exchange(CarriedExchange):

@@ -57,9 +57,9 @@ from geventgate.server.carrier import (
     answer,
 )
 from geventgate.server.clock import CLOCK
-from geventgate.server.service import Service
+from geventgate.server.service import Connection, Service
 from geventgate.server.stream import GRACE_SECONDS, Stream
-from geventgate.server.workers import Turns
+from geventgate.server.workers import Turns, Workers
 
 PULL_SIZE = 64 * 1024  # octets given to the socket at a time
 PIECE = 16 * 1024  # of content is queued at a time: the largest frame that every peer takes (RFC 9113 §4.2)
@@ -91,7 +91,7 @@ class Unread:
         self.until = CLOCK.now + UNREAD_SECONDS
 
 
-class Http2Connection:
+class Http2Connection(Connection):
     """The life of one connection. It ends when the reader has ended, and with it the writer and every exchange."""
 
     __slots__ = (
@@ -109,7 +109,7 @@ class Http2Connection:
         self._service = service
         self._tls = tls
         self.engine: Engine = service.http2_engine(service.http2_limits)
-        self._turns = Turns(service.workers, self._serve_exchange)
+        self._turns = ExchangeTurns(service.workers, self)
         # Owned by the reader; the sweep looks.
         self._reader: Any = None
         self._ended = False  # nothing is read any more
@@ -130,12 +130,12 @@ class Http2Connection:
         stream.deadline = CLOCK.now + service.config.head_timeout
 
     def start(self) -> None:
-        self._wake_reader()
+        self.wake()
         self.wake_writer()
 
     # --- reading
 
-    def _wake_reader(self) -> None:
+    def wake(self) -> None:
         self._reader = self._service.workers.run(self._read)
 
     def _read(self) -> None:
@@ -147,7 +147,7 @@ class Http2Connection:
         finally:
             self._reader = None
             if idles:
-                self._stream.when_readable(self._wake_reader)
+                self._stream.when_readable(self)
             else:
                 self._end()
 
@@ -246,7 +246,7 @@ class Http2Connection:
 
     # --- one exchange
 
-    def _serve_exchange(self, exchange: "Http2Exchange") -> None:
+    def serve_exchange(self, exchange: "Http2Exchange") -> None:
         try:
             if exchange.lost is None:  # else it was reset before it began
                 exchange.worker = getcurrent()
@@ -428,6 +428,19 @@ class Http2Connection:
         for exchange in list(self.exchanges.values()):
             if exchange.worker is not None:
                 exchange.worker.kill(block=False)
+
+
+class ExchangeTurns(Turns):
+    """Of the exchanges of a connection."""
+
+    __slots__ = ("_connection",)
+
+    def __init__(self, workers: Workers, connection: Http2Connection) -> None:
+        Turns.__init__(self, workers)
+        self._connection = connection
+
+    def serve(self, exchange: "Http2Exchange") -> None:
+        self._connection.serve_exchange(exchange)
 
 
 class Http2Exchange(CarriedExchange):

@@ -19,7 +19,7 @@ Speak = Callable[[Stream, Address, Address, Service, Tls | None], Connection]
 PROTOCOLS: dict[str, Speak] = {"h2": Http2Connection, "http/1.1": Http1Connection}
 
 
-class Opening:
+class Opening(Connection):
     """*stream* may have received something already, which belongs to the beginning. ``open()`` finds out.
 
     It has *seconds*.

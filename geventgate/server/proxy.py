@@ -25,7 +25,7 @@ log = logging.getLogger("geventgate")
 Open = Callable[[Any, Address, Address], Connection]
 
 
-class ProxyOpening:
+class ProxyOpening(Connection):
     """*then* is given the socket and the addresses of client and server; whom it returns has entered the service."""
 
     __slots__ = ("_deadline", "_header", "_local", "_peer", "_service", "_sock", "_then", "_watcher")

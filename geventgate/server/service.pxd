@@ -1,4 +1,19 @@
+cimport cython
+
+from geventgate.server.stream cimport Sleeper
 from geventgate.server.workers cimport Turns, Workers
+
+
+cdef class Connection(Sleeper):
+    cpdef start(self)
+    cpdef work(self)
+    cpdef sweep(self, double now)
+    cpdef drain(self)
+    cpdef kill(self)
+
+
+cdef class ConnectionTurns(Turns):
+    pass
 
 
 cdef class Service:
@@ -10,3 +25,5 @@ cdef class Service:
     cdef public bint drains
     cdef public tuple own_listeners
     cdef public set connections
+    @cython.locals(connection=Connection)
+    cpdef sweep(self, double now)

@@ -1,7 +1,6 @@
 """What all connections of a server share."""
 
 from collections.abc import Callable
-from typing import Any, Protocol
 
 from gevent.event import Event
 
@@ -10,16 +9,40 @@ from geventgate.config import Config, speaks_http2
 from geventgate.exchange import Address, Exchange
 from geventgate.protocol.http1 import HeadLimits
 from geventgate.protocol.http2 import Engine, Limits, engine
+from geventgate.server.stream import Sleeper
 from geventgate.server.workers import Turns, Workers
 
 
-class Connection(Protocol):
-    """What a server does with a connection, whatever it speaks. Nothing here blocks."""
+class Connection(Sleeper):
+    """What a server does with a connection, whatever it speaks. Nothing here blocks, but work()."""
 
-    def start(self) -> None: ...
-    def sweep(self, now: float) -> None: ...
-    def drain(self) -> None: ...
-    def kill(self) -> None: ...
+    __slots__ = ()
+
+    def start(self) -> None:
+        raise NotImplementedError
+
+    def work(self) -> None:
+        """Serve it, when its turn has come."""
+        raise NotImplementedError
+
+    def sweep(self, now: float) -> None:
+        """Called once a second."""
+        raise NotImplementedError
+
+    def drain(self) -> None:
+        raise NotImplementedError
+
+    def kill(self) -> None:
+        raise NotImplementedError
+
+
+class ConnectionTurns(Turns):
+    """Of connections that carry one exchange at a time."""
+
+    __slots__ = ()
+
+    def serve(self, connection: Connection) -> None:
+        connection.work()
 
 
 class Service:
@@ -41,7 +64,7 @@ class Service:
         self.keep_alive = config.keep_alive
         self.limit_request_body = config.limit_request_body
         self.workers = Workers()
-        self.turns = Turns(self.workers, _serve)  # of connections that carry one exchange at a time
+        self.turns = ConnectionTurns(self.workers)
         self.own_listeners: tuple[observe.Listener, ...] = ()  # are told of this server, and of no other
         self.drains = False
         # Grows and shrinks with every connection.
@@ -64,13 +87,14 @@ class Service:
         self.connections.add(connection)
         connection.start()
 
+    def sweep(self, now: float) -> None:
+        """Have every connection look at its deadlines, which were set by a clock up to a second late: none is early."""
+        for connection in list(self.connections):
+            connection.sweep(now - 1.0)
+
     def leave(self, connection: Connection) -> None:
         self.connections.discard(connection)
         self.on_leave()
-
-
-def _serve(connection: Any) -> None:
-    connection.work()
 
 
 def _nothing() -> None:

@@ -3,6 +3,10 @@ cimport cython
 from geventgate.server.descriptor cimport Descriptor, size_of
 
 
+cdef class Sleeper:
+    cpdef wake(self)
+
+
 cdef class Stream:
     cdef public object _sock, _hub
     cdef public Descriptor _descriptor
@@ -14,15 +18,17 @@ cdef class Stream:
     cdef public bint ended
     cdef public double deadline
     cdef public Py_ssize_t received, sent
-    cdef public object _reading, _reader, _writing, _writer, _on_readable, _on_gone
+    cdef public object _reading, _reader, _writing, _writer, _on_gone
+    cdef public Sleeper _sleeper
     cdef public Py_ssize_t _read_ticks, _write_ticks, _stall_ticks, _swept
     cpdef bint receive(self) except -1
     @cython.locals(data=bytes)
     cpdef bint poll(self) except -1
     cpdef bytes _receive(self, Py_ssize_t size)
     cpdef rest(self)
-    cpdef when_readable(self, call)
+    cpdef when_readable(self, Sleeper sleeper)
     cpdef _listen(self)
+    @cython.locals(sleeper=Sleeper)
     cpdef _readable(self)
     @cython.locals(data=bytes, room=Py_ssize_t)
     cpdef bint _read_ahead(self) except -1

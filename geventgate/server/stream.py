@@ -1,7 +1,7 @@
 """A connection's bytes, in order: read-ahead, held-back output, and waiting that a sweep can end.
 
 Knows no protocol. One greenlet may wait to read and one to write, each on an io watcher of its own. Who serves a
-connection need not wait in a greenlet: when_readable() calls back. The server's sweep calls ``sweep()`` once a second,
+connection need not wait in a greenlet: when_readable() wakes it. The server's sweep calls ``sweep()`` once a second,
 in the hub: deadlines cost a request nothing, and reach a greenlet only while it is parked here.
 """
 
@@ -24,13 +24,23 @@ GRACE_SECONDS = 10.0  # before a minimal rate is asked for
 READ, WRITE = 1, 2  # events of libev
 
 
+class Sleeper:
+    """Who serves a stream, and need not wait for it in a greenlet."""
+
+    __slots__ = ()
+
+    def wake(self) -> None:
+        """Bytes have come, or the end. Called in the hub."""
+        raise NotImplementedError
+
+
 class Stream:
     """Bytes received and not yet taken are ``inbox[start:]``. *sock* is a plain non-blocking socket, and now ours."""
 
     __slots__ = (
         "_sock", "_descriptor", "_hub", "_held", "_broken", "_drained", "_burst",
         "inbox", "start", "ended", "deadline", "received", "sent",
-        "_reader", "_listens", "_reading", "_on_readable", "_on_gone", "_writing", "_writer",
+        "_reader", "_listens", "_reading", "_sleeper", "_on_gone", "_writing", "_writer",
         "_read_ticks", "_write_ticks", "_stall_ticks", "_swept",
     )  # fmt: skip
 
@@ -52,7 +62,7 @@ class Stream:
         self._reader: Any = None
         self._listens = False  # it is active
         self._reading: Any = None  # the greenlet that waits, else ...
-        self._on_readable: Callable[[], None] | None = None  # ... who is called, else ...
+        self._sleeper: Sleeper | None = None  # ... who is woken, else ...
         self._on_gone: Callable[[], None] | None = None  # ... for whom the peer is watched
         self._writing: Any = None
         self._writer: Any = None
@@ -110,9 +120,9 @@ class Stream:
         """Before more is received others have their turn."""
         self._drained = True
 
-    def when_readable(self, call: Callable[[], None]) -> None:
-        """Call *call* once, in the hub, when bytes or the end have come. No greenlet may be waiting."""
-        self._on_readable = call
+    def when_readable(self, sleeper: Sleeper) -> None:
+        """Wake *sleeper*, once, when bytes or the end have come. No greenlet may be waiting."""
+        self._sleeper = sleeper
         if not self._listens:
             self._listen()
 
@@ -127,9 +137,9 @@ class Stream:
         self._drained = False
         if self._reading is not None:
             self._reading.switch()
-        elif self._on_readable is not None:
-            call, self._on_readable = self._on_readable, None
-            call()
+        elif self._sleeper is not None:
+            sleeper, self._sleeper = self._sleeper, None
+            sleeper.wake()
         elif self._on_gone is None or not self._read_ahead():
             self._reader.stop()
             self._listens = False
@@ -382,7 +392,7 @@ class Stream:
             if watcher is not None:
                 watcher.stop()
                 watcher.close()
-        self._reader = self._writer = self._on_readable = None
+        self._reader = self._writer = self._sleeper = None
         self._listens = False
 
     def _tell_closed(self, greenlet: Any) -> None:

@@ -1,8 +1,9 @@
 cdef class Turns:
-    cdef public object _serve, _pending
+    cdef public object _pending
     cdef public Workers _workers
     cdef public bint _due, _rest
     cpdef add(self, item)
+    cpdef serve(self, item)
     cpdef _work(self)
 
 

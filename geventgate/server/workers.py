@@ -26,12 +26,12 @@ class Worker(Greenlet):  # type: ignore[misc]
         self._idle = idle
         self._job: Job | None = job
         self._begun = False
-        self._forget: list[Callable[[Any], None]] = []
+        self.locals: list[Callable[[Any], None]] = []  # of the running job, to be told of its end
 
     def rawlink(self, callback: Callable[[Any], None]) -> None:
         """Locals of the running job ask here to be told of its end."""
         if getcurrent() is self:
-            self._forget.append(callback)
+            self.locals.append(callback)
         else:
             super().rawlink(callback)
 
@@ -63,10 +63,8 @@ class Worker(Greenlet):  # type: ignore[misc]
 
     def forget(self) -> None:
         """What runs here next shall find no locals of what ran before."""
-        if self._forget:
-            forget, self._forget = self._forget, []
-            for callback in forget:
-                callback(self)
+        while self.locals:
+            self.locals.pop()(self)
 
 
 class Workers:
@@ -93,16 +91,15 @@ class Workers:
 
 
 class Turns:
-    """Has *serve* called with one item after the other, in as few greenlets as do not block.
+    """Serves one item after the other, in as few greenlets as do not block.
 
     Before each item another worker is made due if more are pending: one that blocks holds up nobody.
     """
 
-    __slots__ = ("_due", "_pending", "_rest", "_serve", "_workers")
+    __slots__ = ("_due", "_pending", "_rest", "_workers")
 
-    def __init__(self, workers: Workers, serve: Callable[[Any], None]) -> None:
+    def __init__(self, workers: Workers) -> None:
         self._workers = workers
-        self._serve = serve
         self._pending: deque[Any] = deque()
         self._due = False
         self._rest = False
@@ -112,6 +109,9 @@ class Turns:
         if not self._due:
             self._due = True
             self._workers.run(self._work)
+
+    def serve(self, item: Any) -> None:
+        raise NotImplementedError
 
     def discard(self, item: object) -> None:
         """Forget *item*, if its turn has not come."""
@@ -125,6 +125,7 @@ class Turns:
         self._due = self._rest = False  # together: who rests relies on one that is due
         pending = self._pending
         worker = getcurrent()
+        locals_ = worker.locals
         end = perf_counter() + TURN_SECONDS
         while pending and not self._rest:
             item = pending.popleft()
@@ -132,7 +133,8 @@ class Turns:
                 self._due = True
                 self._workers.run(self._work)
             try:
-                self._serve(item)
+                self.serve(item)
             finally:
-                worker.forget()
+                if locals_:
+                    worker.forget()
             self._rest = self._due and perf_counter() > end

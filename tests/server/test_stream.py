@@ -2,7 +2,7 @@
 
 import os
 import socket as plain
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import gevent
@@ -12,7 +12,7 @@ from gevent.event import Event
 
 from geventgate.errors import ApplicationError, PeerError, PeerGone, PeerTimeout
 from geventgate.server.descriptor import JOIN_SIZE
-from geventgate.server.stream import BURST, READ_AHEAD, Stream
+from geventgate.server.stream import BURST, READ_AHEAD, Sleeper, Stream
 
 LARGE = b"a" * 5_000_000
 Ends = tuple[Stream, socket.socket]
@@ -57,10 +57,18 @@ def drain(peer: socket.socket) -> bytes:
     return b"".join(iter(lambda: peer.recv(65536), b""))
 
 
+class Called(Sleeper):
+    def __init__(self, call: Callable[[], None]) -> None:
+        self._call = call
+
+    def wake(self) -> None:
+        self._call()
+
+
 def readable(stream: Stream) -> None:
     """Wait until something has come."""
     come = Event()
-    stream.when_readable(come.set)
+    stream.when_readable(Called(come.set))
     assert come.wait(5)
 
 
@@ -190,14 +198,14 @@ def test_who_does_not_wait_is_called_once(ends: Ends) -> None:
     stream, peer = ends
     calls: list[str] = []
     for number in range(1, 4):
-        stream.when_readable(lambda: calls.append("one"))
+        stream.when_readable(Called(lambda: calls.append("one")))
         gevent.sleep(0)
         peer.sendall(b"a")
         gevent.sleep(0.01)  # it is not told again, be the bytes taken or not
         assert calls == ["one"] * number
     assert stream.receive()
     assert stream.inbox == b"aaa"
-    stream.when_readable(lambda: calls.append("two"))
+    stream.when_readable(Called(lambda: calls.append("two")))
     gevent.sleep(0.01)
     assert "two" not in calls, "nothing has come"
 
@@ -205,7 +213,7 @@ def test_who_does_not_wait_is_called_once(ends: Ends) -> None:
 def test_a_waiting_greenlet_comes_before_who_is_called(ends: Ends) -> None:
     stream, peer = ends
     called = Event()
-    stream.when_readable(called.set)
+    stream.when_readable(Called(called.set))
     reader = parked(stream.receive)
     peer.sendall(b"a")
     assert reader.get(timeout=5)

@@ -151,7 +151,7 @@ def test_turns_leave_no_item_behind(workers: Workers, monkeypatch: pytest.Monkey
             gevent.sleep(0)
         served.append(item)
 
-    turns = Turns(workers, serve)
+    turns = Calls(workers, serve)
     for item in range(500):
         turns.add(item)
     with gevent.Timeout(10, False):
@@ -162,13 +162,22 @@ def test_turns_leave_no_item_behind(workers: Workers, monkeypatch: pytest.Monkey
 
 def test_turns_are_taken_in_order_by_one_greenlet_while_none_waits(workers: Workers) -> None:
     served: list[Any] = []
-    turns: Turns[int] = Turns(workers, lambda item: served.append((item, gevent.getcurrent())))
+    turns = Calls(workers, lambda item: served.append((item, gevent.getcurrent())))
     for item in range(50):
         turns.add(item)
     assert served == [], "a turn begins in the hub's next turn"
     gevent.sleep(0.01)
     assert [item for item, _ in served] == list(range(50))
     assert len({greenlet for _, greenlet in served}) == 1
+
+
+class Calls(Turns):
+    def __init__(self, workers: Workers, serve: Callable[[Any], None]) -> None:
+        super().__init__(workers)
+        self._call = serve
+
+    def serve(self, item: Any) -> None:
+        self._call(item)
 
 
 def test_a_turn_that_waits_holds_up_nobody(workers: Workers, until: Callable[..., None]) -> None:
@@ -179,7 +188,7 @@ def test_a_turn_that_waits_holds_up_nobody(workers: Workers, until: Callable[...
             go.wait()
         served.append(item)
 
-    turns = Turns(workers, serve)
+    turns = Calls(workers, serve)
     for item in range(30):
         turns.add(item)
     until(lambda: sorted(served) == [item for item in range(30) if item % 3])
@@ -189,7 +198,7 @@ def test_a_turn_that_waits_holds_up_nobody(workers: Workers, until: Callable[...
 
 def test_a_turn_may_be_given_up(workers: Workers, until: Callable[..., None]) -> None:
     served: list[int] = []
-    turns = Turns(workers, served.append)
+    turns = Calls(workers, served.append)
     for item in range(3):
         turns.add(item)
     turns.discard(1)
@@ -207,7 +216,7 @@ def test_a_turn_may_add_another(workers: Workers) -> None:
         if item:
             turns.add(item - 1)
 
-    turns = Turns(workers, serve)
+    turns = Calls(workers, serve)
     turns.add(3)
     gevent.sleep(0.01)
     assert served == [3, 2, 1, 0]
@@ -221,7 +230,7 @@ def test_locals_are_forgotten_when_the_turn_ends(workers: Workers) -> None:
         seen.append((getattr(mine, "value", None), gevent.getcurrent()))
         mine.value = item
 
-    turns = Turns(workers, serve)
+    turns = Calls(workers, serve)
     for item in range(20):
         turns.add(item)
     gevent.sleep(0.01)
@@ -240,7 +249,7 @@ def test_a_turn_that_kills_its_greenlet_takes_nobody_along(
             raise error
         served.append(item)
 
-    turns = Turns(workers, serve)
+    turns = Calls(workers, serve)
     for item in range(20):
         turns.add(item)
     gevent.sleep(0.02)
@@ -260,7 +269,7 @@ def test_others_have_their_turn_between_many(workers: Workers, monkeypatch: pyte
             pass
         served.append(item)
 
-    turns = Turns(workers, serve)
+    turns = Calls(workers, serve)
     for item in range(100):
         turns.add(item)
     for _ in range(5):

@@ -6,7 +6,7 @@ from cpython.exc cimport PyErr_CheckSignals, PyErr_SetFromErrno
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.string cimport memcpy, memset
 
-from geventgate.server.descriptor cimport Descriptor
+from geventgate.server.descriptor cimport Descriptor, size_of
 
 import _socket
 
@@ -54,14 +54,15 @@ cdef class NativeDescriptor(Descriptor):
                 return None
 
     cpdef Py_ssize_t sendv(self, buffers) except -1:
-        cdef list found
-        cdef Py_ssize_t size
-        if type(buffers) is list:
-            found = <list>buffers
-            size = joined(found)
-            if size >= 0:
-                return transmit(self._fd, scratch, size)
-        return scatter(self._fd, buffers)
+        cdef Py_ssize_t size = joined(<list>buffers) if type(buffers) is list else -1
+        cdef Py_ssize_t sent
+        if size >= 0:
+            sent = transmit(self._fd, scratch, size)
+            self.whole = sent == size
+        else:
+            sent = scatter(self._fd, buffers)
+            self.whole = sent == size_of(buffers)
+        return sent
 
 
 cdef Py_ssize_t transmit(int fd, const char *data, Py_ssize_t size) except -1:

@@ -10,6 +10,7 @@ from geventgate.message cimport RequestHead, field_span
 
 cdef extern from "Python.h":
     PyObject *PyDict_SetDefault(dict, object, object) except NULL  # borrowed
+    dict _PyDict_NewPresized(Py_ssize_t)
 
 cdef extern from "heads.h" nogil:
     bint same_name(const char *, const char *, size_t)
@@ -17,6 +18,9 @@ cdef extern from "heads.h" nogil:
 cdef extern from "texts.h":
     str known_text(const char *, Py_ssize_t)
     str known_key(const char *, Py_ssize_t, int)
+
+cdef enum:
+    ROOM = 32  # fields of a request, and keys that depend on it
 
 
 def make_add_fields(reference):
@@ -31,7 +35,14 @@ def make_add_fields(reference):
     return add_fields
 
 
-twins = {"add_fields": make_add_fields}
+def with_room(dict template not None):
+    roomy = _PyDict_NewPresized(len(template) + ROOM)
+    for key, value in template.items():
+        roomy[key] = value
+    return roomy
+
+
+twins = {"add_fields": make_add_fields, "with_room": lambda reference: with_room}
 
 
 cdef int add_spans(dict environ, RequestHead head) except -1:

@@ -53,6 +53,7 @@ cdef RequestHead scan(bytes buffer, Py_ssize_t start, limits):
     head.method = known_text(begin, found.method_end)
     head.target = PyBytes_FromStringAndSize(begin + found.target, found.target_end - found.target)
     head.http_version = "1.1" if found.minor else "1.0"
+    head.old = not found.minor
     head.scheme = "http"
     if found.query:
         head.path = PyBytes_FromStringAndSize(begin + found.target, found.query - 1 - found.target)

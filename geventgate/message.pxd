@@ -26,6 +26,7 @@ cdef class RequestHead:
     cdef public Py_ssize_t lines
     cdef public dict memo
     cdef public bytes block
+    cdef public bint connects, multiplexed, old
     # The native parser's notes for add_fields(), of the fields in ``block``.
     cdef int _count
     cdef field_span[100] _spans

@@ -19,6 +19,7 @@ class RequestHead:
     __slots__ = (
         "method", "target", "http_version", "scheme", "authority", "path", "query", "protocol", "_fields", "size",
         "connection", "content_length", "transfer_encoding", "expect", "upgrade", "lines", "memo", "block",
+        "connects", "multiplexed", "old",
     )  # fmt: skip
 
     def __init__(
@@ -58,6 +59,10 @@ class RequestHead:
         self.upgrade = upgrade
         self.lines = lines  # field lines on the wire, where cookies are split there (RFC 9113 §8.2.3); else 0
         self.memo = memo  # what the gateway made of the fields; shared by a connection's requests that have the same
+        # Asked several times of each request.
+        self.connects = method == "CONNECT"
+        self.multiplexed = http_version == "2"
+        self.old = http_version == "1.0"
         self.block = b""  # a whole head, well formed, whose fields are still to be split
 
     @property

@@ -44,7 +44,10 @@ def said(parse: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def test_what_has_a_twin() -> None:
-    wanted = {"parse_request_head", "compose_response_head", "add_fields", "descriptor_of", "run_in_copied_context"}
+    wanted = {
+        "parse_request_head", "compose_response_head", "add_fields", "with_room", "descriptor_of",
+        "run_in_copied_context",
+    }  # fmt: skip
     assert set(native.references) == (wanted if native.COMPILED else set())
 
 
@@ -176,6 +179,7 @@ def test_receiving_and_sending(which: str) -> None:
             [memoryview(array("H", [0x6261])), b"c"],
         ):
             assert there.sendv(buffers) == 3
+            assert there.whole
             assert theirs.recv(10) == b"abc"
         assert there.sendv([b"%02d" % number for number in range(100)]) == 200
         assert theirs.recv(300) == b"".join(b"%02d" % number for number in range(100))
@@ -188,6 +192,7 @@ def test_receiving_and_sending(which: str) -> None:
         sent = 0
         while count := there.sendv([large, large]):
             sent += count
+            assert not there.whole
         assert sent > 0
         assert there.sendv([b"x"]) == 0
         theirs.close()

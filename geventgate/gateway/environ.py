@@ -194,6 +194,12 @@ def environ_template(local: Address, root_path: str, errors: TextIO, draining: E
     }  # fmt: skip
 
 
+def with_room(template: Environ) -> Environ:
+    """*template*, with room for the fields of a request in its copies: a dict that grows is made anew. That is for the
+    twin to do; Python cannot say so."""
+    return template
+
+
 def build_environ(exchange: Exchange, template: Environ, front: Front | None = None) -> Environ:
     """*front* is how a proxy was reached, if one told."""
     head = exchange.request
@@ -208,12 +214,12 @@ def build_environ(exchange: Exchange, template: Environ, front: Front | None = N
         environ["SERVER_PORT"] = front.port or environ["SERVER_PORT"]
     if head.query:
         environ["QUERY_STRING"] = head.query.decode("latin-1")
-    if head.http_version != "1.1":
+    if head.old or head.multiplexed:
         environ["SERVER_PROTOCOL"] = PROTOCOLS[head.http_version]
     environ["REMOTE_ADDR"], environ["REMOTE_PORT"] = exchange.peer
-    if head.scheme == "https":
+    if head.scheme != "http":
         environ["wsgi.url_scheme"], environ["HTTPS"] = "https", "on"
-    request, disconnected = Request(), Disconnected()
+    request, disconnected = Request.__new__(Request), Disconnected.__new__(Disconnected)
     request.begin(exchange, script_name)
     disconnected.begin(exchange)
     environ["geventgate.request"] = request
@@ -332,3 +338,4 @@ def _key(name: bytes) -> str:
 
 
 add_fields = native.twin(add_fields, "geventgate.gateway._environ")
+with_room = native.twin(with_room, "geventgate.gateway._environ")

@@ -240,7 +240,7 @@ class RawTunnel(Tunnel):
             refuse_origin(exchange, self._handshake.origin)
             self._to_void()
         else:
-            if request.http_version == "2":  # there nothing is to be proved (RFC 8441 §5)
+            if request.multiplexed:  # there nothing is to be proved (RFC 8441 §5)
                 fields = [(name, value) for name, value in fields if name.lower() != b"sec-websocket-accept"]
             try:
                 self._tunnel = exchange.open_tunnel(fields)

@@ -12,7 +12,7 @@ from typing import IO, Any, TextIO
 from geventgate.config import Config
 from geventgate.errors import ApplicationError, PeerError, WebSocketError
 from geventgate.exchange import Address, EventLike, Exchange, ResponseFields, Tunnel
-from geventgate.gateway.environ import Environ, build_environ, environ_template
+from geventgate.gateway.environ import Environ, build_environ, environ_template, with_room
 from geventgate.gateway.forwarded import Forwarding
 from geventgate.gateway.rawsocket import HandshakeFile, RawWebSocket
 from geventgate.gateway.upgrade import TunnelSocket
@@ -280,7 +280,7 @@ class WsgiGateway:
         if protocol is not None and is_websocket(exchange.request):
             self._handle_websocket(exchange, environ)
             return
-        response = WsgiResponse()
+        response = WsgiResponse.__new__(WsgiResponse)
         response.begin(exchange, None)
         _offer(environ, response, exchange, self._early_hints)
         try:
@@ -299,14 +299,14 @@ class WsgiGateway:
             return
         websocket = WebSocket(exchange, handshake, self._websockets)
         websocket.environ = environ
-        if exchange.request.http_version == "2":
+        if exchange.request.multiplexed:
             # There it is CONNECT, without these fields (RFC 8441 §4); routers tell WebSockets by them, Werkzeug's too.
             environ["REQUEST_METHOD"] = "GET"
             environ["HTTP_CONNECTION"], environ["HTTP_UPGRADE"] = "Upgrade", "websocket"
             environ["HTTP_SEC_WEBSOCKET_KEY"] = NO_KEY
         environ["wsgi.websocket"] = websocket
         environ["wsgi.websocket_version"] = "13"
-        response = WsgiResponse()
+        response = WsgiResponse.__new__(WsgiResponse)
         response.begin(exchange, websocket)
         _offer(environ, response, exchange, self._early_hints)
         raw_socket = partial(response.raw_socket, handshake, self._websockets)
@@ -335,6 +335,7 @@ class WsgiGateway:
         template = environ_template(local, self._root_path, self._errors, self._draining, self._software)
         template["wsgi.file_wrapper"] = FileWrapper
         template["wsgi.multiprocess"] = self._multiprocess
+        template = with_room(template)
         if len(self._templates) < MAX_TEMPLATES:
             self._templates[local] = template
         return template
@@ -346,13 +347,13 @@ def _offer(environ: Environ, response: WsgiResponse, exchange: Exchange, early_h
     if request.protocol is not None:
         environ["geventgate.protocol"] = request.protocol
         environ["geventgate.upgrade"] = response.upgrade
-    if request.http_version == "2":
+    if request.multiplexed:
         environ["wsgi.early_hints"] = response.early_hints
         if exchange.can_push:
             environ["geventgate.push"] = response.push
     else:
         environ["geventgate.hijack"] = response.hijack
-        if request.http_version == "1.0":
+        if request.old:
             return
         if early_hints:
             environ["wsgi.early_hints"] = response.early_hints

@@ -51,7 +51,7 @@ def is_websocket(head: RequestHead) -> bool:
     """Whether the request opens a WebSocket (RFC 6455 §4.2.1, RFC 8441 §4); well or malformed."""
     if head.protocol is None or head.protocol.lower() != "websocket":
         return False
-    return head.method == ("CONNECT" if head.http_version == "2" else "GET")
+    return head.method == ("CONNECT" if head.multiplexed else "GET")
 
 
 def check_handshake(head: RequestHead) -> Handshake:
@@ -60,7 +60,7 @@ def check_handshake(head: RequestHead) -> Handshake:
     if version != VERSION:
         raise PeerError(426, f"only WebSocket version {VERSION} is spoken here")
     key = b""
-    if head.http_version != "2":
+    if not head.multiplexed:
         key = head.get(b"sec-websocket-key") or b""  # a repeated one comes joined, and is none
         if not _is_key(key):
             raise PeerError(400, "Sec-WebSocket-Key must be 16 bytes in base64, once")

@@ -230,14 +230,14 @@ def persists(head: RequestHead) -> bool:
         return False
     connection = head.connection
     if connection is None:
-        return head.http_version == "1.1"
+        return not head.old
     options = _options(connection)
-    return b"close" not in options and (head.http_version == "1.1" or b"keep-alive" in options)
+    return b"close" not in options and (not head.old or b"keep-alive" in options)
 
 
 def expects_continue(head: RequestHead) -> bool:
     """Whether the client waits for 100 (RFC 9110 §10.1.1). Raises PeerError 417 for any other expectation."""
-    if head.expect is None or head.http_version == "1.0":
+    if head.expect is None or head.old:
         return False
     if head.expect.lower() != b"100-continue":
         raise PeerError(417, "an unknown expectation")
@@ -371,7 +371,7 @@ def request_content(head: RequestHead, limit: int = 0) -> Content | None:
         # "A server MAY reject a request that contains both Content-Length and Transfer-Encoding"; "a server that
         # receives an HTTP/1.0 message containing a Transfer-Encoding header field MUST treat the message as if the
         # framing is faulty" (§6.1). 501 for an unknown coding is a SHOULD; we call it what it is used for.
-        if length is not None or head.http_version == "1.0":
+        if length is not None or head.old:
             raise PeerError(400, "ambiguous framing")
         if coding.lower() != b"chunked":
             raise PeerError(400, "the only transfer coding is chunked")
@@ -410,7 +410,7 @@ def response_content(request: RequestHead, code: int, stated: int, persistent: b
         return NO_CONTENT
     if stated >= 0:
         return KNOWN_LENGTH
-    return CHUNKED if request.http_version == "1.1" else UNTIL_CLOSE
+    return UNTIL_CLOSE if request.old or request.multiplexed else CHUNKED
 
 
 # The connection is the server's (PEP 3333, "Other HTTP Features"); RFC 9110 §7.6.1 names them.
@@ -508,7 +508,7 @@ def check_final(head: ResponseHead, request: RequestHead) -> None:
     """Raises ApplicationError for a status that cannot answer *request*, and PeerError 501 when none was meant to."""
     if head.code < 200:
         raise ApplicationError(f"{head.code} is not a final status")
-    if head.code < 300 and request.method == "CONNECT":  # the client would take what follows for the tunnel
+    if head.code < 300 and request.connects:  # the client would take what follows for the tunnel
         if request.protocol:  # extended CONNECT (RFC 8441 §4), and the application knows nothing of it
             raise PeerError(501, f"nothing here speaks {request.protocol}")
         raise ApplicationError(f"{head.code} to CONNECT is said by opening the tunnel")

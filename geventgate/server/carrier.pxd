@@ -6,6 +6,9 @@ from geventgate.protocol.http1 cimport check_final
 from geventgate.server.service cimport Service
 
 
+cdef list listeners
+
+
 cdef class CarriedExchange(Exchange):
     cdef public object _said
     cdef public ResponseHead _head

@@ -18,6 +18,7 @@ from geventgate import native, observe
 from geventgate.errors import ApplicationError, PeerError, PeerGone
 from geventgate.exchange import Address, Exchange, ResponseFields
 from geventgate.message import RequestHead, ResponseHead, Tls
+from geventgate.observe import listeners
 from geventgate.protocol.http1 import (
     KNOWN_LENGTH,
     NO_CONTENT,
@@ -62,7 +63,7 @@ class CarriedExchange(Exchange):
     )  # fmt: skip
 
     def begin(self, request: RequestHead, peer: Address, local: Address, tls: Tls | None, has_content: bool) -> None:
-        """In place of __init__(), whose call costs as much as a small request's whole way through here."""
+        """After __new__(), in place of __init__(): compiled, the call of a class costs as much as all of this."""
         # Set once.
         self.request = request
         self.peer = peer
@@ -167,7 +168,7 @@ def run_in_copied_context(handle: Callable[[Exchange], None], exchange: Exchange
 
 def answer(exchange: CarriedExchange, handle: Callable[[Exchange], None], service: Service) -> bool:
     """Call up: the one place. Returns whether the connection may carry another exchange."""
-    if not service.own_listeners and not observe.listeners:
+    if not service.own_listeners and not listeners:
         return _answer(exchange, handle)
     began = perf_counter()
     try:

@@ -1,7 +1,13 @@
+cimport cython
+
+
 cdef class Descriptor:
     cdef public object _sock
+    cdef public bint whole
     cpdef bytes recv(self, Py_ssize_t size)
+    @cython.locals(size=Py_ssize_t, sent=Py_ssize_t)
     cpdef Py_ssize_t sendv(self, buffers) except -1
 
 
+@cython.locals(size=Py_ssize_t)
 cpdef Py_ssize_t size_of(buffers) except -1

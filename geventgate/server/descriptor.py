@@ -13,10 +13,11 @@ MOST_BUFFERS = 64  # in one call; Linux takes 1024
 class Descriptor:
     """Of a connected, non-blocking socket. What fails raises OSError; having to wait does not."""
 
-    __slots__ = ("_sock",)
+    __slots__ = ("_sock", "whole")
 
     def __init__(self, sock: Any) -> None:
         self._sock = sock
+        self.whole = True  # the last sendv() sent all it was given
 
     def recv(self, size: int) -> bytes | None:
         """1 to *size* bytes, b"" at the end; None: nothing has come."""
@@ -28,14 +29,18 @@ class Descriptor:
     def sendv(self, buffers: Sequence[Bytes]) -> int:
         """Send of *buffers* what one call can; how many bytes that was, 0 where the socket takes none. Small ones are
         joined, large ones not copied."""
+        size = size_of(buffers)
         try:
             if len(buffers) == 1:
-                return self._sock.send(buffers[0])  # type: ignore[no-any-return]
-            if size_of(buffers) <= JOIN_SIZE:
-                return self._sock.send(b"".join(buffers))  # type: ignore[no-any-return]
-            return self._sock.sendmsg(buffers[:MOST_BUFFERS])  # type: ignore[no-any-return]
+                sent: int = self._sock.send(buffers[0])
+            elif size <= JOIN_SIZE:
+                sent = self._sock.send(b"".join(buffers))
+            else:
+                sent = self._sock.sendmsg(buffers[:MOST_BUFFERS])
         except BlockingIOError:
-            return 0
+            sent = 0
+        self.whole = sent == size
+        return sent
 
 
 def size_of(buffers: Sequence[Bytes]) -> int:

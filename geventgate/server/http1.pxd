@@ -21,7 +21,7 @@ cdef class Http1Connection(Connection):
     cpdef bint serve(self) except -1
     @cython.locals(stream=Stream, head=RequestHead)
     cpdef RequestHead _read_head(self)
-    @cython.locals(exchange=Http1Exchange, service=Service, content=Content, connects=bint, continue_due=bint)
+    @cython.locals(exchange=Http1Exchange, service=Service, content=Content, continue_due=bint)
     cpdef bint _serve_exchange(self, RequestHead head) except -1
     @cython.locals(stream=Stream, service=Service)
     cpdef _rest(self)

@@ -144,16 +144,15 @@ class Http1Connection(Connection):
     def _serve_exchange(self, head: RequestHead) -> bool:
         """Serve one exchange; False when the connection has served its last."""
         service = self._service
-        connects = head.method == "CONNECT"
-        if connects and not service.config.allow_connect:
+        if head.connects and not service.config.allow_connect:
             raise PeerError(501, "CONNECT is not enabled: an open proxy is a trap")
         content = request_content(head, service.limit_request_body)
-        if connects and content is not None:  # to others it has none (RFC 9110 §9.3.6), and is a request of its own
+        if head.connects and content is not None:  # to others it is a request of its own (RFC 9110 §9.3.6)
             raise PeerError(400, "CONNECT has no content")
         continue_due = head.expect is not None and expects_continue(head) and content is not None
         self._stream.pace()
         self._served = True
-        exchange = self._exchange = Http1Exchange()
+        exchange = self._exchange = Http1Exchange.__new__(Http1Exchange)
         exchange.begin(head, self._peer, self._local, self._tls, content is not None)
         exchange.carry(self._stream, content, continue_due, service)
         try:
@@ -285,7 +284,7 @@ class Http1Exchange(CarriedExchange):
     def send_informational(self, status: int, fields: ResponseFields) -> None:
         if self._said is not NOTHING:
             raise ApplicationError("an interim response comes before the head")
-        if self.request.http_version != "1.0":  # "MUST NOT send a 1xx response to an HTTP/1.0 client" (RFC 9110 §15.2)
+        if not self.request.old:  # "MUST NOT send a 1xx response to an HTTP/1.0 client" (RFC 9110 §15.2)
             self._stream.write(compose_informational(status, fields))
             self._stream.flush()
 
@@ -358,7 +357,7 @@ class Http1Exchange(CarriedExchange):
             added += b"Connection: upgrade\r\n" if self._persistent else b"Connection: upgrade, close\r\n"
         elif not self._persistent:
             added += b"Connection: close\r\n"
-        elif request.http_version == "1.0":
+        elif request.old:
             added += b"Connection: keep-alive\r\n"
         if head.dated or head.named:
             stamp = (b"" if head.named else SERVER) + (b"" if head.dated else CLOCK.date) + b"\r\n"

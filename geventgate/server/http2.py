@@ -275,7 +275,7 @@ class Http2Connection(Connection):
         if head.content_length is None and head.expect is None:
             return None
         try:
-            if head.method == "CONNECT" and head.content_length is not None:
+            if head.connects and head.content_length is not None:
                 return PeerError(400, "CONNECT has no content")
             request_content(head, self._service.config.limit_request_body)
             expects_continue(head)

@@ -1,6 +1,6 @@
 cimport cython
 
-from geventgate.server.descriptor cimport Descriptor, size_of
+from geventgate.server.descriptor cimport Descriptor
 
 
 cdef class Sleeper:

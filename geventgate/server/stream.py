@@ -15,7 +15,7 @@ from gevent import get_hub, getcurrent
 
 from geventgate.errors import ApplicationError, PeerGone, PeerTimeout
 from geventgate.exchange import Bytes
-from geventgate.server.descriptor import Descriptor, descriptor_of, size_of
+from geventgate.server.descriptor import Descriptor, descriptor_of
 
 RECEIVE_SIZE = 64 * 1024
 BURST = 16  # receives in a row that found more; then other connections have their turn, however fast this peer is
@@ -203,7 +203,7 @@ class Stream:
         except OSError as error:
             raise self._lost(error) from None
         self.sent += sent
-        if sent < size_of(buffers):
+        if not self._descriptor.whole:
             self._send_rest(buffers, sent)
 
     def _send_rest(self, buffers: Sequence[Bytes], sent: int) -> None:

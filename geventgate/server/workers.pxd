@@ -1,5 +1,5 @@
 cdef class Turns:
-    cdef public object _pending
+    cdef public list _batch, _coming
     cdef public Workers _workers
     cdef public bint _due, _rest
     cpdef add(self, item)

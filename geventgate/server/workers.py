@@ -4,9 +4,7 @@ Nothing leaks from one job to the next: requests run in contexts of their own (h
 (so a patched ``threading.local`` too) has registered to be cleaned up at the greenlet's end is cleaned up at the job's.
 """
 
-from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from time import perf_counter
 from typing import Any
 
@@ -96,16 +94,18 @@ class Turns:
     Before each item another worker is made due if more are pending: one that blocks holds up nobody.
     """
 
-    __slots__ = ("_due", "_pending", "_rest", "_workers")
+    __slots__ = ("_batch", "_coming", "_due", "_rest", "_workers")
 
     def __init__(self, workers: Workers) -> None:
         self._workers = workers
-        self._pending: deque[Any] = deque()
+        # A queue of two lists: a deque has no types to be compiled by.
+        self._coming: list[Any] = []
+        self._batch: list[Any] = []  # the next one is its last
         self._due = False
         self._rest = False
 
     def add(self, item: object) -> None:
-        self._pending.append(item)
+        self._coming.append(item)
         if not self._due:
             self._due = True
             self._workers.run(self._work)
@@ -115,21 +115,24 @@ class Turns:
 
     def discard(self, item: object) -> None:
         """Forget *item*, if its turn has not come."""
-        with suppress(ValueError):
-            self._pending.remove(item)
+        for items in (self._coming, self._batch):
+            if item in items:
+                items.remove(item)
 
     def _work(self) -> None:
         if self._rest:
             hub = get_hub()
             hub.wait(hub.loop.timer(0.0))  # so that the hub looks at other connections' sockets
         self._due = self._rest = False  # together: who rests relies on one that is due
-        pending = self._pending
         worker = getcurrent()
         locals_ = worker.locals
         end = perf_counter() + TURN_SECONDS
-        while pending and not self._rest:
-            item = pending.popleft()
-            if pending and not self._due:
+        while (self._batch or self._coming) and not self._rest:
+            if not self._batch:
+                self._batch, self._coming = self._coming, self._batch
+                self._batch.reverse()
+            item = self._batch.pop()
+            if not self._due and (self._batch or self._coming):
                 self._due = True
                 self._workers.run(self._work)
             try:

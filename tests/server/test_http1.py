@@ -172,7 +172,7 @@ def test_a_pipelining_client_does_not_starve_another(site: Site, until: Until) -
     sender.get()
 
 
-def test_observers_hear_of_every_request(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_observers_hear_of_every_request(site: Site) -> None:
     class Ear:
         heard: list[Any] = []  # noqa: RUF012
 
@@ -182,13 +182,17 @@ def test_observers_hear_of_every_request(site: Site, monkeypatch: pytest.MonkeyP
         def request_refused(self, peer: Any, status: int, why: str) -> None:
             self.heard.append((peer[0], status))
 
-    monkeypatch.setattr(observe, "listeners", [Ear()])
-    site.serve(hello)
-    client = site.connect()
-    client.get()
-    client.get(method="HEAD")
-    client.send(b"G@T / HTTP/1.1\r\n\r\n")
-    assert client.response().status == 400
+    ear = Ear()
+    observe.listeners.append(ear)
+    try:
+        site.serve(hello)
+        client = site.connect()
+        client.get()
+        client.get(method="HEAD")
+        client.send(b"G@T / HTTP/1.1\r\n\r\n")
+        assert client.response().status == 400
+    finally:
+        observe.listeners.remove(ear)
     assert Ear.heard == [("GET", 200, 5, True), ("HEAD", 200, 0, True), ("127.0.0.1", 400)]
 
 

@@ -123,6 +123,11 @@ def test_what_is_compiled_can_be_ignored(tree: Path, value: str, python: bool) -
     assert ("ImportError" in said.stderr) is not python
 
 
+def test_what_wheels_are_tried_by() -> None:
+    said = run(ROOT, "tests/serve_once.py", "native" if native.COMPILED else "pure")
+    assert said.returncode == 0, said.stderr
+
+
 def test_the_version_tells() -> None:
     word = "native" if native.COMPILED else "pure Python"
     assert f"({word}, " in run(ROOT, "-m", "geventgate", "--version").stdout

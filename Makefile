@@ -12,9 +12,11 @@ BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 # The whole suite goes side by side: much of it waits, so two cores carry four. A part is sooner done by one.
 WHOLE := -n $(JOBS) --dist worksteal
-COMPILED := tests/test_native.py tests/protocol/test_http1.py tests/server tests/gateway tests/test_testing.py \
-	tests/conformance/test_malformed.py tests/conformance/test_damaged.py tests/conformance/test_memory.py \
-	tests/conformance/test_faults.py tests/applications/test_flask.py tests/applications/test_validate.py
+# What compiled modules are under: CI runs it twice.
+COMPILED := tests/fuzz tests/gateway tests/protocol tests/server tests/test_native.py tests/test_packaging.py \
+	tests/test_pywsgi.py tests/test_testing.py tests/test_worker.py tests/compat/test_pywsgi_handler.py \
+	tests/applications/test_flask.py tests/applications/test_validate.py \
+	$(filter-out %/test_autobahn.py %/test_autobahn_http2.py %/test_deflate.py,$(wildcard tests/conformance/test_*.py))
 
 # What is compiled lies in a copy of the tree, since it would take the place of the .py here; build/*/build outlives it.
 IN_COPY = cd build/$@ && PYTHONPATH=$(abspath build/$@)

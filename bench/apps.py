@@ -1,4 +1,4 @@
-"""What every server in the comparison serves: a hello, an echo, a mebibyte, and WebSocket echo."""
+"""What every server in the comparison serves: a hello, an echo, a mebibyte down and up, and WebSocket echo."""
 
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
@@ -12,6 +12,8 @@ def wsgi(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[by
     match environ["PATH_INFO"]:
         case "/echo":
             content = environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"]))
+        case "/upload":
+            content = str(len(environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"])))).encode()
         case "/megabyte":
             content = LARGE
         case _:
@@ -48,12 +50,15 @@ async def asgi(scope: dict[str, Any], receive: Receive, send: Send) -> None:
         await asgi_websocket(receive, send)
     elif scope["type"] == "http":
         content = HELLO
-        if scope["path"] == "/echo":
-            content, more = b"", True
+        if scope["path"] in ("/echo", "/upload"):
+            parts, more = [], True
             while more:
                 message = await receive()
-                content += message.get("body", b"")
+                parts.append(message.get("body", b""))
                 more = message.get("more_body", False)
+            content = b"".join(parts)
+            if scope["path"] == "/upload":
+                content = str(len(content)).encode()
         elif scope["path"] == "/megabyte":
             content = LARGE
         headers = [(b"content-type", b"text/plain"), (b"content-length", str(len(content)).encode())]

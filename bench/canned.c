@@ -1,7 +1,7 @@
 /* canned PORT: the least a server can do, and so the yardstick. One thread, epoll, no limits, hardly a parser.
  *
- * A GET whose target begins with "/m" gets 1 MiB, any other a hello, a POST its content; each head gets its answer in
- * one write. "Connection: close" closes.
+ * A GET whose target begins with "/m" gets 1 MiB, any other a hello; a POST whose target begins with "/u" the size of its
+ * content, any other its content; each head gets its answer in one write. "Connection: close" closes.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -24,6 +24,7 @@ static char large[1 << 20];
 typedef struct {
     int fd;
     size_t got;        /* bytes of a request so far */
+    size_t upload, due; /* an upload's size, and how much of it is to come */
     const char *out;   /* what the socket did not take */
     size_t out_size;
     char in[65536];
@@ -37,14 +38,26 @@ static void answer(Connection *c, const char *head, size_t head_size, const char
         c->out = body + (sent - head_size), c->out_size = head_size + body_size - sent;
 }
 
-/* Answer the first request of c->in and return its size; 0 asks for more. */
+/* Answer the first request of c->in and return its size; of an upload, the size of what there is. 0 asks for more. */
 static size_t serve(Connection *c) {
-    char head[256], *end = memmem(c->in, c->got, "\r\n\r\n", 4);
+    char head[256], digits[24], *end;
+    if (c->due) {
+        size_t here = c->got < c->due ? c->got : c->due;
+        if ((c->due -= here)) return here;
+        int count = sprintf(digits, "%zu", c->upload);
+        answer(c, head, sprintf(head, HEAD "Content-Type: text/plain\r\nContent-Length: %d\r\n\r\n", count), digits, count);
+        return here;
+    }
+    end = memmem(c->in, c->got, "\r\n\r\n", 4);
     if (!end) return 0;
     size_t size = end + 4 - c->in;
     if (c->in[0] == 'P') {
         char *length = memmem(c->in, size, "Content-Length: ", 16);
         size_t content = length ? strtoul(length + 16, 0, 10) : 0;
+        if (c->in[6] == 'u') {
+            c->upload = c->due = content;
+            return size;
+        }
         if (c->got < size + content) return 0;
         answer(c, head, sprintf(head, HEAD "Content-Type: text/plain\r\nContent-Length: %zu\r\n\r\n", content), c->in + size, content);
         return size + content;
@@ -77,7 +90,7 @@ int main(int argc, char **argv) {
                 for (int fd; (fd = accept4(listener, 0, 0, SOCK_NONBLOCK)) >= 0;) {
                     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
                     c = malloc(sizeof *c);
-                    c->fd = fd, c->got = c->out_size = 0;
+                    c->fd = fd, c->got = c->out_size = c->due = 0;
                     event.events = EPOLLIN | EPOLLOUT | EPOLLET, event.data.ptr = c;
                     epoll_ctl(queue, EPOLL_CTL_ADD, fd, &event);
                 }

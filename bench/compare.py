@@ -5,14 +5,14 @@ core and the load to another; all CPU of its process group counts. Servers take 
 compared. Answers are checked in full before each load and counted under it; one that fails disqualifies. All limits
 are at their defaults.
 
-    python bench/compare.py [--rounds 3] [--seconds 2] [--only http2] [--servers geventgate,C]
+    python bench/compare.py [--rounds 3] [--seconds 2] [--only http2] [--servers geventgate,C] [--save [--resume]]
 
-A full run takes some thirty minutes and writes bench/results.json, docs/benchmarks.svg and the table in
-docs/benchmarks.md; one that was narrowed only prints.
+--save puts each scenario into bench/results.json as soon as it is measured, in place of what was there, and makes
+docs/benchmarks.svg and the tables in docs/benchmarks.md anew. A full run takes an hour; with --only it goes in parts,
+and --resume leaves out what has been measured of the same commit.
 """
 
 import argparse
-import json
 import os
 import platform
 import resource
@@ -30,13 +30,15 @@ from typing import Any, NamedTuple
 
 import apps
 import loads
+import results
 from loads import Check, Counted, Http2, Load, Wrong
-from peers import BENCH, LIMIT, NO_PEERS, OURS, OURS_H2, SERVERS, Server, make
-from publish import publish
+from peers import BENCH, ROOT, SERVERS, Server, make
+from publish import digits, publish
+from results import ALL_OURS, LIMIT, OURS, Row, Slice
 
 TICK = os.sysconf("SC_CLK_TCK")
 SERVER_CORE, LOAD_CORE = 0, 1
-IDLE_CONNECTIONS = 2000
+IDLE_CONNECTIONS = 5000
 IDLE_SECONDS = 4.0  # before what idle connections hold is weighed: some servers tidy up
 START_SECONDS = 20.0
 PROGRAMS = ("canned", "wsecho", "wsclient", "lockstep", "visitors")
@@ -61,9 +63,11 @@ def scenarios(built: str) -> list[Scenario]:
         Scenario("hello", "http", loads.HELLO, loads.wrk(core, 64)),
         Scenario("hello, lockstep", "http", loads.HELLO, loads.hellos(SERVER_CORE, f"{built}/lockstep", 64)),
         Scenario("hello, 1000 connections", "http", loads.HELLO, loads.wrk(core, 1000), p99=True),
+        Scenario("browser's head, lockstep", "http", loads.HELLO, browser_lockstep(built)),
         Scenario("browser's head", "http", loads.HELLO, loads.wrk(core, 64, "/", "-s", f"{BENCH}/browser.lua")),
         Scenario("POST 10 KB", "http", loads.POST, loads.wrk(core, 64, "/", "-s", f"{BENCH}/post.lua")),
         Scenario("1 MB response", "http", loads.LARGE, loads.wrk(core, 16, "/megabyte")),
+        Scenario("1 MB upload", "http", loads.UPLOAD, loads.wrk(core, 16, "/", "-s", f"{BENCH}/upload.lua")),
         Scenario("new connection each", "close", loads.HELLO, loads.hellos(core, f"{built}/visitors", 64)),
         *http2_scenarios(built),
         Scenario("WebSocket 32 B", "websocket", loads.echoes, loads.websockets(core, f"{built}/wsclient", 64, 32)),
@@ -71,6 +75,12 @@ def scenarios(built: str) -> list[Scenario]:
         Scenario("idle connection", "idle", loads.HELLO, None, loads.open_http),
         Scenario("idle WebSocket", "idle websocket", loads.echoes, None, loads.open_websocket),
     ]
+
+
+def browser_lockstep(built: str) -> Load:
+    request = Path(built, "browser.http")
+    request.write_bytes(loads.browser_request())
+    return loads.hellos(SERVER_CORE, f"{built}/lockstep", 64, str(request))
 
 
 def http2_scenarios(built: str) -> list[Scenario]:
@@ -103,7 +113,7 @@ class Running:
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         environ = os.environ | {"PYTHONPATH": str(BENCH)}
         pinned = ["taskset", "-c", str(SERVER_CORE), *self.argv]
-        self.process = subprocess.Popen(pinned, cwd=BENCH.parent, env=environ, start_new_session=True, **quiet)
+        self.process = subprocess.Popen(pinned, cwd=ROOT, env=environ, start_new_session=True, **quiet)
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -148,6 +158,24 @@ class Running:
 
     def resident_bytes(self) -> int:
         return sum(int(fields[21]) for fields in self.members()) * resource.getpagesize()
+
+
+def compile_programs(built: str) -> None:
+    for program in PROGRAMS:
+        subprocess.run(["gcc", "-O2", "-o", f"{built}/{program}", BENCH / f"{program}.c"], check=True)
+
+
+def limit_files(wanted: int) -> int:
+    """Have room for *wanted* open files, here and in the servers, or for as many as may be. Returns how many.
+
+    To raise the hard limit takes CAP_SYS_RESOURCE, which root may be without (capabilities(7)).
+    """
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(hard, wanted),) * 2)
+    except (ValueError, PermissionError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 def free_port() -> int:
@@ -198,8 +226,9 @@ def bytes_per_connection(running: Running, scenario: Scenario, port: int) -> flo
 # --- rounds
 
 
-def compete(scenario: Scenario, servers: list[Server], built: str, rounds: int, seconds: int) -> list[dict[str, Any]]:
-    """Let the servers take turns. Returns a row for each."""
+def compete(scenario: Scenario, servers: list[Server], built: str, rounds: int, seconds: int) -> Slice:
+    """Let the servers take turns."""
+    found: Slice = {"scenario": scenario.name, "unit": scenario.unit, "rounds": rounds, "seconds": seconds, **machine()}
     figures: dict[str, list[float]] = {server.name: [] for server in servers}
     tails: dict[str, list[float]] = {server.name: [] for server in servers}
     failed = dict.fromkeys(figures, 0)
@@ -216,58 +245,57 @@ def compete(scenario: Scenario, servers: list[Server], built: str, rounds: int, 
             figures[server.name].append(figure)
             tails[server.name].append(counted.p99)
             failed[server.name] += counted.failed
-    rows = []
+    found["load_average_after"] = os.getloadavg()[0]
+    found["rows"] = []
     for server in servers:
         name = server.name
-        row: dict[str, Any] = {"scenario": scenario.name, "unit": scenario.unit, "server": name}
-        row |= {"version": server.version if not server.missing() else "", "note": notes[name]}
+        row: Row = {"server": name, "version": "" if server.missing() else server.version, "note": notes[name]}
         if values := figures[name]:
             row |= {"median": statistics.median(values), "least": min(values), "most": max(values)}
             row["failed"] = failed[name]
             if scenario.p99:
                 row["p99_ms"] = statistics.median(tails[name])
-        rows.append(row)
-    return rows
+        found["rows"].append(row)
+    return found
 
 
-def figure(rows: list[dict[str, Any]], name: str) -> float | None:
-    return next((row["median"] for row in rows if row["server"] == name and "median" in row), None)
-
-
-def best_peer(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """The least median of those that failed nothing."""
-    sound = [row for row in rows if "median" in row and row["server"] not in NO_PEERS]
-    return min((row for row in sound if not row["failed"] and not row["note"]), key=lambda r: r["median"], default=None)
-
-
-def print_rows(rows: list[dict[str, Any]]) -> None:
-    limit = figure(rows, LIMIT)
-    print(f"\n{rows[0]['scenario']}, {rows[0]['unit']}")
-    for row in sorted(rows, key=lambda row: row.get("median", float("inf"))):
+def print_slice(measured: Slice) -> None:
+    load = f"load average {measured['load_average']:.1f} before, {measured['load_average_after']:.1f} after"
+    print(f"\n{measured['scenario']}, {measured['unit']}; {load}")
+    limit = results.row(measured["rows"], LIMIT)
+    for row in sorted(measured["rows"], key=lambda row: row.get("median", float("inf"))):
         line = f"  {row['server']:18}"
         if "median" in row:
-            digits = 1 if row["unit"] == "µs" else 0
-            line += "".join(f"{row[key]:10,.{digits}f}" for key in ("median", "least", "most"))
-            line += f"{row['median'] / limit:8.2f} x C" if limit else ""
+            line += "".join(f"{row[key]:10,.{digits(measured)}f}" for key in ("median", "least", "most"))
+            line += f"{row['median'] / limit['median']:8.2f} x C" if limit else ""
             line += f"   p99 {row['p99_ms']:.1f} ms" if "p99_ms" in row else ""
             line += f"   {row['failed']} FAILED" if row["failed"] else ""
         print(line + (f"   {row['note']}" if row["note"] else ""), flush=True)
 
 
-def print_ratios(tables: list[list[dict[str, Any]]]) -> None:
+def print_ratios(slices: list[Slice]) -> None:
     print(f"\n{'':30}{OURS:>14}{'x C':>8}{'x best peer':>14}  (the best peer)")
-    for rows, name in ((rows, name) for rows in tables for name in (OURS, OURS_H2)):
-        if name == OURS_H2 and not any(row["server"] == name for row in rows):
+    for measured, name in ((measured, name) for measured in slices for name in ALL_OURS):
+        rows, places = measured["rows"], digits(measured)
+        ours, limit, best = results.row(rows, name), results.row(rows, LIMIT), results.best_peer(rows)
+        if ours is None:
             continue
-        ours, limit, best = figure(rows, name), figure(rows, LIMIT), best_peer(rows)
-        digits = 1 if rows[0]["unit"] == "µs" else 0
-        scenario = rows[0]["scenario"] if name == OURS else f"  {name}"
-        line = f"{scenario:30}" + (f"{ours:14,.{digits}f}" if ours else f"{'-':>14}")
-        line += f"{ours / limit:8.2f}" if ours and limit else f"{'-':>8}"
-        if best:
-            line += f"{ours / best['median']:14.2f}" if ours else f"{'-':>14}"
-            line += f"  {best['server']} {best['median']:,.{digits}f}"
+        line = f"{measured['scenario'] if name == OURS else f'  {name}':30}{ours['median']:14,.{places}f}"
+        line += f"{ours['median'] / limit['median']:8.2f}" if limit else f"{'-':>8}"
+        line += (
+            f"{ours['median'] / best['median']:14.2f}  {best['server']} {best['median']:,.{places}f}" if best else ""
+        )
         print(line)
+
+
+def print_verdicts(slices: list[Slice]) -> None:
+    print("\nWhat we aim at")
+    for verdict in results.verdicts(slices):
+        scenario, most, server, figure = verdict.target
+        measured = "-" if verdict.measured is None else f"{verdict.measured:,.{2 if server else 0}f}"
+        what = f"{scenario}{', p99' if figure == 'p99_ms' else ''}"
+        met = "met" if verdict.met else "not met" if verdict.measured else "not measured"
+        print(f"  {what:34}{measured:>10}, at most {most:,} {f'x {server}' if server else 'bytes'}: {met}")
 
 
 def machine() -> dict[str, Any]:
@@ -278,8 +306,15 @@ def machine() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "cpu": model[0].partition(":")[2].strip() if model else platform.processor(),
         "cores": os.cpu_count(),
-        "load_average": os.getloadavg(),
+        "commit": commit(),
+        "load_average": os.getloadavg()[0],
     }
+
+
+def commit() -> str:
+    """The tree's; with a "+" if it has been changed since."""
+    command = ["git", "describe", "--always", "--dirty=+", "--exclude=*"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.strip()
 
 
 def main() -> int:
@@ -288,41 +323,41 @@ def main() -> int:
     parser.add_argument("--seconds", type=int, default=2, help="of load, per server and round")
     parser.add_argument("--only", default="", help="scenarios in whose name or competition this is: hello, http2, idle")
     parser.add_argument("--servers", default="", help="these alone, by name, with commas")
+    parser.add_argument("--save", action="store_true", help="into bench/results.json and docs/benchmarks.*")
+    parser.add_argument("--resume", action="store_true", help="leave out what was saved of this commit")
     options = parser.parse_args()
     if (os.cpu_count() or 1) < 2:
         parser.error("it takes two cores: one for the server, one for the load")
     asked = [name.strip() for name in options.servers.split(",") if name.strip()]
     if unknown := set(asked) - {server.name for server in SERVERS}:
         parser.error(f"no such server: {', '.join(sorted(unknown))}")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
-    began = machine()
+    if options.save and asked:
+        parser.error("what is saved has all servers in it")
+    limit_files(2 * IDLE_CONNECTIONS)
+    slices = []
     with tempfile.TemporaryDirectory() as built:
-        for program in PROGRAMS:
-            subprocess.run(["gcc", "-O2", "-o", f"{built}/{program}", BENCH / f"{program}.c"], check=True)
+        compile_programs(built)
         make(built)
-        chosen = [s for s in scenarios(built) if options.only in s.name or options.only in s.competition]
+        every = scenarios(built)
+        done = {each["scenario"] for each in results.read() if options.resume and each["commit"] == commit()}
+        chosen = [s for s in every if options.only in s.name or options.only in s.competition]
         if not chosen:
             parser.error(f"no scenario has {options.only!r} in its name or competition")
-        load = ", ".join(f"{value:.1f}" for value in began["load_average"])
-        print(f"{began['cpu']}, {began['system']}, Python {began['python']}, load average {load}")
         print(f"{options.rounds} rounds of {options.seconds} s: median, least, most", flush=True)
-        tables = []
         for scenario in chosen:
             servers = [s for s in SERVERS if scenario.competition in s.apps and (not asked or s.name in asked)]
-            if servers:
-                tables.append(compete(scenario, servers, built, options.rounds, options.seconds))
-                print_rows(tables[-1])
-    print_ratios(tables)
-    if not options.only and not asked:
-        rows = [row for table in tables for row in table]
-        results = {"machine": began, "rounds": options.rounds, "seconds": options.seconds, "rows": rows}
-        results["load_average_after"] = os.getloadavg()
-        (BENCH / "results.json").write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
-        publish(results)
-    ours = [row for table in tables for row in table if row["server"] in (OURS, OURS_H2)]
-    broken = [row for row in ours if row["note"] or row["failed"]]
-    for row in broken:
-        print(f"{row['server']} failed in {row['scenario']!r}: {row['note'] or row['failed']}", file=sys.stderr)
+            if servers and scenario.name not in done:
+                slices.append(compete(scenario, servers, built, options.rounds, options.seconds))
+                print_slice(slices[-1])
+                if options.save:
+                    results.write(results.merge(results.read(), slices[-1], [s.name for s in every]))
+                    publish(results.read())
+    print_ratios(slices)
+    print_verdicts(slices)
+    ours = [(each["scenario"], row) for each in slices for row in each["rows"] if row["server"] in ALL_OURS]
+    broken = [(scenario, row) for scenario, row in ours if not results.sound(row)]
+    for scenario, row in broken:
+        print(f"{row['server']} failed in {scenario!r}: {row['note'] or row['failed']}", file=sys.stderr)
     return 1 if broken else 0
 
 

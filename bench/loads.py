@@ -59,6 +59,7 @@ def expect(path: str, content: bytes, sent: bytes | None = None) -> Check:
 HELLO = expect("/", apps.HELLO)
 POST = expect("/echo", b"x" * 10240, b"x" * 10240)
 LARGE = expect("/megabyte", apps.LARGE)
+UPLOAD = expect("/upload", str(1 << 20).encode(), b"x" * (1 << 20))
 
 
 def echoes(port: int) -> None:
@@ -173,16 +174,29 @@ class Http2(NamedTuple):
         return load
 
 
-def browser() -> tuple[str, tuple[tuple[str, str], ...]]:
-    """Path and fields of browser.lua as Chromium sends them over HTTP/2: no Connection, cookies apart, a priority."""
+def browser_fields() -> tuple[str, list[tuple[str, str]]]:
+    """Path and fields of browser.lua."""
     text = BROWSER.read_text()
     path = re.search(r'wrk\.path = "(.*)"', text)
-    fields = []
-    for name, _, value in re.findall(r'wrk\.headers\["(.+)"\] =\s+(["\'])(.*)\2\n', text):
-        if name != "Connection":
-            fields += [(name.lower(), part) for part in (value.split("; ") if name == "Cookie" else [value])]
     assert path
-    return path[1], (*fields, ("priority", "u=0, i"))
+    return path[1], [(name, value) for name, _, value in re.findall(r'headers\["(.+)"\] =\s+(["\'])(.*)\2\n', text)]
+
+
+def browser_request() -> bytes:
+    """The request of browser.lua, as wrk sends it."""
+    path, fields = browser_fields()
+    lines = [f"GET {path} HTTP/1.1", "Host: 127.0.0.1", *(f"{name}: {value}" for name, value in fields)]
+    return "\r\n".join([*lines, "", ""]).encode()
+
+
+def browser() -> tuple[str, tuple[tuple[str, str], ...]]:
+    """The same as Chromium sends it over HTTP/2: no Connection, cookies apart, a priority."""
+    path, fields = browser_fields()
+    split = []
+    for name, value in fields:
+        if name != "Connection":
+            split += [(name.lower(), part) for part in (value.split("; ") if name == "Cookie" else [value])]
+    return path, (*split, ("priority", "u=0, i"))
 
 
 def websockets(core: int, program: str, connections: int, size: int) -> Load:
@@ -193,10 +207,11 @@ def websockets(core: int, program: str, connections: int, size: int) -> Load:
     return load
 
 
-def hellos(core: int, program: str, connections: int) -> Load:
+def hellos(core: int, program: str, connections: int, *options: str) -> Load:
     """By lockstep, whose *core* is the server's own, or visitors."""
 
     def load(port: int, seconds: int) -> Counted:
-        return Counted(int(run(["taskset", "-c", str(core), program, str(port), str(connections), str(seconds)])))
+        command = ["taskset", "-c", str(core), program, str(port), str(connections), str(seconds), *options]
+        return Counted(int(run(command)))
 
     return load

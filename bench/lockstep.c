@@ -1,5 +1,6 @@
-/* lockstep PORT CONNECTIONS SECONDS: hello load without a race. Prints the number of requests.
+/* lockstep PORT CONNECTIONS SECONDS [FILE]: hello load without a race. Prints the number of requests.
  *
+ * FILE has another request than the shortest, of 64 KiB at most; its answer is to be the same.
  * Sends a request on every connection, then reads every answer, and begins again. Sharing one core with the server it
  * gives that whole batches to work on, whatever the machine does meanwhile: the server's CPU per request repeats to a
  * few per cent, where a free load's depends on how many requests a wake finds. Every answer must be as long as the
@@ -15,8 +16,9 @@
 #include <time.h>
 #include <unistd.h>
 
-static const char request[] = "GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", content[] = "Hello, World!\n";
-static char data[65536];
+static const char content[] = "Hello, World!\n";
+static char request[65536] = "GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", data[65536];
+static size_t request_size;
 
 static void fail(const char *why) {
     perror(why);
@@ -30,7 +32,13 @@ static double now(void) {
 }
 
 static void ask(int fd) {
-    if (send(fd, request, sizeof request - 1, MSG_NOSIGNAL) != sizeof request - 1) fail("send");
+    if (send(fd, request, request_size, MSG_NOSIGNAL) != (ssize_t)request_size) fail("send");
+}
+
+static void read_request(const char *name) {
+    FILE *file = fopen(name, "rb");
+    if (!file || !(request_size = fread(request, 1, sizeof request, file)) || fgetc(file) != EOF) fail(name);
+    fclose(file);
 }
 
 /* Read one answer of *size* bytes; of whatever size, when that is 0. */
@@ -49,7 +57,9 @@ static size_t hear(int fd, size_t size) {
 }
 
 int main(int argc, char **argv) {
-    if (argc != 4) return fprintf(stderr, "usage: lockstep PORT CONNECTIONS SECONDS\n"), 2;
+    if (argc != 4 && argc != 5) return fprintf(stderr, "usage: lockstep PORT CONNECTIONS SECONDS [FILE]\n"), 2;
+    request_size = strlen(request);
+    if (argc == 5) read_request(argv[4]);
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(atoi(argv[1])), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     int count = atoi(argv[2]), *fds = calloc(count, sizeof *fds), one = 1;
     size_t size = 0;

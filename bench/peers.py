@@ -4,6 +4,8 @@ One process each, logs off, TCP_NODELAY on, limits as they ship. ``python bench/
 is started from Python; without arguments it prints what is to be installed, one package a line.
 """
 
+import hashlib
+import os
 import shutil
 import subprocess
 import sys
@@ -13,8 +15,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from results import LIMIT, OURS, OURS_H2, OURS_PURE
+
 BENCH = Path(__file__).parent
 BIN = Path(sys.executable).parent
+ROOT = BENCH.parent
+SOURCES = ("geventgate", "ext", "setup.py", "pyproject.toml", "README.md", "LICENSE", "MANIFEST.in")
 
 
 class Server(NamedTuple):
@@ -62,37 +68,61 @@ def make(built: str) -> None:
         Path(built, page).write_text(hello)
     # By default it says goodbye after 1000 requests, which fails those in flight.
     Path(built, "hypercorn.toml").write_text("keep_alive_max_requests = 1_000_000_000\n")
+    copy_trees(built)
     new_key = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -noenc -days 2 -subj /CN=127.0.0.1"
     names = f"-addext subjectAltName=IP:127.0.0.1 -keyout {built}/key.pem -out {built}/cert.pem"
     subprocess.run(f"{new_key} {names}".split(), check=True, capture_output=True)
+
+
+def copy_trees(built: str) -> None:
+    """This tree as it is, whether committed or not: {built}/pure, and {built}/native, compiled."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", *SOURCES],
+        cwd=ROOT, check=True, capture_output=True, text=True,
+    ).stdout  # fmt: skip
+    names = sorted(name for name in listed.split("\0") if name and (ROOT / name).exists())
+    digest = hashlib.sha256(sys.version.encode())
+    for name in names:
+        to = Path(built, "pure", name)
+        to.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, to)
+        digest.update(name.encode() + b"\0" + to.read_bytes())
+    compiled = ROOT / "build/bench" / digest.hexdigest()[:16]
+    if not compiled.exists():  # for this source
+        shutil.rmtree(compiled.parent, ignore_errors=True)
+        shutil.copytree(Path(built, "pure"), compiled.parent / "half")
+        compile_tree(compiled.parent / "half")
+        (compiled.parent / "half").rename(compiled)
+    shutil.copytree(compiled, Path(built, "native"), ignore=shutil.ignore_patterns("build"))
+
+
+def compile_tree(tree: Path) -> None:
+    """Compile in place all that is compiled where geventgate is installed with a compiler."""
+    command = [sys.executable, "setup.py", "--quiet", "build_ext", "--inplace"]
+    done = subprocess.run(
+        command, cwd=tree, env=os.environ | {"GEVENTGATE_NATIVE": "1"}, capture_output=True, text=True
+    )
+    if done.returncode or not list(tree.glob("geventgate/**/*.so")):
+        raise SystemExit(f"geventgate does not compile:\n{done.stdout}{done.stderr}")
 
 
 HTTP = ("http", "idle")
 HTTP2 = ("http2", "http2 TLS", "http2 POST", "http2 TLS POST")
 RUN = "{bin}/python {bench}/peers.py "
 CERTIFICATE = "--certfile {built}/cert.pem --keyfile {built}/key.pem"
-OURS = "geventgate"  # HTTP/2 by ngh2
-OURS_H2 = "geventgate h2"  # HTTP/2 by h2, which is there without a compiler
-LIMIT = "C"
-NO_PEERS = (OURS, OURS_H2, LIMIT)
+GEVENTGATE = (
+    "env PYTHONPATH={{built}}/{tree}:{{bench}} {{bin}}/python -P -m geventgate --bind 127.0.0.1:{{port}}"
+    " --log-level error --keep-alive 75 --http2-engine {engine} apps:{{app}}"
+)
+GEVENTGATE_APPS = every("wsgi", *HTTP, "close", *HTTP2, "crowd") | every("websocket", "websocket", "idle websocket")
+GEVENTGATE_OPTIONS = cleartext_and_tls("--http2-cleartext prior-knowledge", CERTIFICATE) | {
+    "crowd": "--keep-alive 600 --worker-connections 1000000"
+}
 
 SERVERS = [
-    Server(
-        OURS,
-        "",
-        "{bin}/python -m geventgate --bind 127.0.0.1:{port} --log-level error --keep-alive 75 apps:{app}",
-        every("wsgi", *HTTP, "close", *HTTP2) | every("websocket", "websocket", "idle websocket"),
-        cleartext_and_tls(
-            "--http2-engine ngh2 --http2-cleartext prior-knowledge", f"--http2-engine ngh2 {CERTIFICATE}"
-        ),
-    ),
-    Server(
-        OURS_H2,
-        "",
-        "{bin}/python -m geventgate --bind 127.0.0.1:{port} --log-level error --http2-engine h2 apps:{app}",
-        every("wsgi", *HTTP2),
-        cleartext_and_tls("--http2-cleartext prior-knowledge", CERTIFICATE),
-    ),
+    Server(OURS, "", GEVENTGATE.format(tree="native", engine="ngh2"), GEVENTGATE_APPS, GEVENTGATE_OPTIONS),
+    Server(OURS_PURE, "", GEVENTGATE.format(tree="pure", engine="ngh2"), GEVENTGATE_APPS, GEVENTGATE_OPTIONS),
+    Server(OURS_H2, "", GEVENTGATE.format(tree="pure", engine="h2"), every("wsgi", *HTTP2), GEVENTGATE_OPTIONS),
     Server(LIMIT, "", "{built}/canned {port}", every("", "http", "close")),
     Server(LIMIT, "", "{built}/wsecho {port}", every("", "websocket")),
     Server(
@@ -161,8 +191,9 @@ SERVERS = [
         "uwsgi gevent",
         "uWSGI",
         "{bin}/uwsgi --http-socket 127.0.0.1:{port} --master --die-on-term --disable-logging --listen 128"
-        " --module apps:{app} --need-app --tcp-nodelay --gevent 4096",
+        " --module apps:{app} --need-app --tcp-nodelay",
         every("uwsgi_websocket", "websocket", "idle websocket"),
+        {"websocket": "--gevent 4096", "idle websocket": "--gevent 6000"},
     ),
     Server(
         "gevent-websocket",

@@ -1,22 +1,21 @@
-"""What the last full run says, for people: docs/benchmarks.svg and the table in docs/benchmarks.md.
+"""What was measured last, for people: docs/benchmarks.svg and the tables in docs/benchmarks.md.
 
 ``python bench/publish.py`` makes both anew from bench/results.json. A row of the plot is a scenario, its costs
 multiples of the physical limit; where there is none (bytes per idle connection, POST over HTTP/2), of the best peer.
 """
 
-import json
 import math
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import pygal
-from peers import LIMIT, NO_PEERS, OURS, OURS_H2
+import results
 from pygal.style import Style
+from results import ALL_OURS, LIMIT, OURS, OURS_H2, OURS_PURE, Row, Slice
 
 BENCH = Path(__file__).parent
 DOCS = BENCH.parent / "docs"
-BEGIN, END = "<!-- the last full run -->\n", "<!-- its end -->\n"
+BEGIN, END = "<!-- what was measured -->\n", "<!-- its end -->\n"
 TICKS = (1, 2, 5, 10, 20, 50, 100, 200)
 
 # Grey text and grid, no background: as legible on a white page as on a black one.
@@ -41,13 +40,17 @@ STYLE = Style(
 )
 
 
-def plot(tables: list[list[dict[str, Any]]]) -> None:
+def digits(measured: Slice) -> int:
+    return 1 if measured["unit"] == "µs" else 0
+
+
+def plot(slices: list[Slice]) -> None:
     chart = pygal.XY(
         stroke=False,
         style=STYLE,
         js=(),
         width=900,
-        height=110 + 48 * len(tables),
+        height=110 + 48 * len(slices),
         x_title="* as a multiple of the best peer's: there is no limit to compare with",
         title="Cost of a request, as a multiple of the least that C can do (less is better)",
         legend_at_bottom=True,
@@ -62,18 +65,17 @@ def plot(tables: list[list[dict[str, Any]]]) -> None:
     points: dict[str, list[Any]] = {"ours": [], "best": [], "others": []}
     names = []
     most = 2.0
-    for y, rows in enumerate(reversed(tables), 1):
-        measured = sorted((row for row in rows if "median" in row and not row["failed"]), key=lambda r: r["median"])
-        peers = [row for row in measured if row["server"] not in NO_PEERS]
-        limit = next((row for row in measured if row["server"] == LIMIT), (peers or measured or [None])[0])
-        names.append(rows[0]["scenario"] + (" *" if limit and limit["server"] != LIMIT else ""))
-        for row in measured:
+    for y, measured in enumerate(reversed(slices), 1):
+        rows = sorted((row for row in measured["rows"] if results.sound(row)), key=lambda row: row["median"])
+        peers = [row for row in rows if row["server"] not in (*ALL_OURS, LIMIT)]
+        limit = results.row(rows, LIMIT) or (peers or rows or [None])[0]
+        names.append(measured["scenario"] + (" *" if limit and limit["server"] != LIMIT else ""))
+        for row in rows:
             if row["server"] != LIMIT:
                 ratio = row["median"] / limit["median"]
                 most = max(most, ratio)
-                ours = row["server"] in (OURS, OURS_H2)
-                kind = "ours" if ours else "best" if row is peers[0] else "others"
-                points[kind].append({"value": (math.log10(ratio), y), "label": labels(row, measured, peers, ratio)})
+                kind = "ours" if row["server"] in ALL_OURS else "best" if row is peers[0] else "others"
+                points[kind].append({"value": (math.log10(ratio), y), "label": label(row, rows, peers, ratio)})
     chart.y_labels = [{"label": name, "value": y} for y, name in enumerate(names, 1)]
     chart.x_labels = [{"label": f"{tick} x", "value": math.log10(tick)} for tick in TICKS if tick < most * 1.6]
     chart.range = (0.4, len(names) + 0.6)
@@ -82,9 +84,9 @@ def plot(tables: list[list[dict[str, Any]]]) -> None:
     chart.render_to_file(str(DOCS / "benchmarks.svg"))
 
 
-def labels(row: dict[str, Any], measured: list[dict[str, Any]], peers: list[dict[str, Any]], ratio: float) -> str:
+def label(row: Row, rows: list[Row], peers: list[Row], ratio: float) -> str:
     """Ours and the best peer's are written out, as one where they would overlap."""
-    ours = next((other for other in measured if other["server"] == OURS), None)
+    ours = results.row(rows, OURS)
     close = ours is not None and bool(peers) and 0.5 < ours["median"] / peers[0]["median"] < 1.6
     if row is ours:
         return (
@@ -92,50 +94,88 @@ def labels(row: dict[str, Any], measured: list[dict[str, Any]], peers: list[dict
             if close
             else f"{ratio:.1f}"
         )
-    if row["server"] == OURS_H2:
-        return f"h2 {ratio:.1f}"
+    if row["server"] in (OURS_PURE, OURS_H2):
+        return f"{row['server'].removeprefix(OURS).strip()} {ratio:.1f}"
     return f"{row['server']} {ratio:.1f}" if peers and row is peers[0] and not close else ""
 
 
-def table(results: dict[str, Any], tables: list[list[dict[str, Any]]]) -> str:
-    """Markdown: the scenarios down, the servers across."""
-    names = list(dict.fromkeys(row["server"] for rows in tables for row in rows if "median" in row))
-    versions = {row["server"]: row["version"] for rows in tables for row in rows}
+# --- tables in Markdown
+
+
+def figures(slices: list[Slice]) -> list[str]:
+    """The scenarios down, the servers across; the least of each in bold."""
+    names = list(dict.fromkeys(row["server"] for each in slices for row in each["rows"] if "median" in row))
+    versions = {row["server"]: row["version"] for each in slices for row in each["rows"]}
     lines = [
         "| |" + "".join(f" {name} {versions[name]}".rstrip() + " |" for name in names),
         "|---|" + "---:|" * len(names),
     ]
-    for rows in tables:
-        cells = {row["server"]: row for row in rows if "median" in row}
-        digits = 1 if rows[0]["unit"] == "µs" else 0
-        least = min((row["median"] for row in cells.values() if row["server"] != LIMIT), default=0)
-        line = f"| {rows[0]['scenario']}, {rows[0]['unit']} |"
+    for each in slices:
+        cells = {row["server"]: row for row in each["rows"] if "median" in row}
+        least = min(
+            (row["median"] for row in cells.values() if results.sound(row) and row["server"] != LIMIT), default=0
+        )
+        line = f"| {each['scenario']}, {each['unit']} |"
         for name in names:
-            text = f"{cells[name]['median']:,.{digits}f}" if name in cells else ""
+            text = f"{cells[name]['median']:,.{digits(each)}f}" if name in cells else ""
             if text and cells[name]["median"] == least:
                 text = f"**{text}**"
+            if text and "p99_ms" in cells[name]:
+                text += f" (p99 {cells[name]['p99_ms']:.0f} ms)"
             if text and cells[name]["failed"]:
                 text += f" ({cells[name]['failed']} failed)"
             line += f" {text} |"
         lines.append(line)
-    notes = dict.fromkeys(f"{row['server']}: {row['note']}" for rows in tables for row in rows if row["note"])
-    machine = results["machine"]
-    load = machine["load_average"][0], results["load_average_after"][0]
-    where = f"{machine['date'][:10]}, {machine['cpu']}, {machine['cores']} cores, {machine['system']}"
-    how = f"Python {machine['python']}, load average {load[0]:.1f} before and {load[1]:.1f} after"
-    lines += ["", f"{where}; {how}; medians of {results['rounds']} rounds of {results['seconds']} s."]
-    if notes:
-        lines += ["", "Not measured: " + "; ".join(notes) + "."]
-    return "\n".join(lines) + "\n"
+    return lines
 
 
-def publish(results: dict[str, Any]) -> None:
-    tables = [list(rows) for _, rows in groupby(results["rows"], key=lambda row: row["scenario"])]
-    plot(tables)
+def ratios(slices: list[Slice]) -> list[str]:
+    """Ours to the limit and to the best peer, and when and how it was measured: above 1 we lose."""
+    lines = [
+        f"| | {OURS} / C | {OURS} / best peer | {OURS_PURE} / best peer | best peer | measured | load average |",
+        "|---|---:|---:|---:|---|---|---|",
+    ]
+    for each in slices:
+        rows = each["rows"]
+        ours, pure = results.row(rows, OURS), results.row(rows, OURS_PURE)
+        limit, best = results.row(rows, LIMIT), results.best_peer(rows)
+        cells = [times(ours, limit), times(ours, best), times(pure, best), best["server"] if best else ""]
+        cells += [f"{each['date'][:10]}, {each['commit']}, {each['rounds']} x {each['seconds']} s"]
+        cells += [f"{each['load_average']:.1f} to {each['load_average_after']:.1f}"]
+        lines.append(f"| {each['scenario']} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def times(ours: Row | None, theirs: Row | None) -> str:
+    return f"{ours['median'] / theirs['median']:.2f}" if ours and theirs else ""
+
+
+def aims(slices: list[Slice]) -> list[str]:
+    lines = ["| what we aim at | at most | measured | |", "|---|---:|---:|---|"]
+    for verdict in results.verdicts(slices):
+        scenario, most, server, figure = verdict.target
+        aim = f"{most:.2f} x {server}" if server else f"{most:,.0f} bytes"
+        measured = "" if verdict.measured is None else f"{verdict.measured:,.{2 if server else 0}f}"
+        met = "not measured" if verdict.measured is None else "met" if verdict.met else "**not met**"
+        lines.append(f"| {scenario}{', p99' if figure == 'p99_ms' else ''} | {aim} | {measured} | {met} |")
+    return lines
+
+
+def notes(slices: list[Slice]) -> list[str]:
+    last = max(slices, key=lambda each: each["date"])
+    lines = [f"{last['cpu']}, {last['cores']} cores, {last['system']}, Python {last['python']}; medians."]
+    missing = dict.fromkeys(f"{row['server']}: {row['note']}" for each in slices for row in each["rows"] if row["note"])
+    return lines + (["", "Not measured: " + "; ".join(missing) + "."] if missing else [])
+
+
+def publish(slices: list[Slice]) -> None:
+    plot(slices)
     page = DOCS / "benchmarks.md"
     before, _, rest = page.read_text().partition(BEGIN)
-    page.write_text(before + BEGIN + "\n" + table(results, tables) + "\n" + END + rest.partition(END)[2])
+    parts = [figures(slices), notes(slices), aims(slices), ratios(slices)]
+    text = "\n\n".join("\n".join(lines) for lines in parts)
+    page.write_text(f"{before}{BEGIN}\n{text}\n\n{END}{rest.partition(END)[2]}")
 
 
 if __name__ == "__main__":
-    publish(json.loads((BENCH / "results.json").read_text()))
+    publish(results.read())

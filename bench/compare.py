@@ -41,6 +41,7 @@ SERVER_CORE, LOAD_CORE = 0, 1
 IDLE_CONNECTIONS = 5000
 IDLE_SECONDS = 4.0  # before what idle connections hold is weighed: some servers tidy up
 START_SECONDS = 20.0
+SERVER_SOURCES = ("geventgate", "ext", "setup.py")
 PROGRAMS = ("canned", "wsecho", "wsclient", "lockstep", "visitors")
 
 
@@ -312,9 +313,11 @@ def machine() -> dict[str, Any]:
 
 
 def commit() -> str:
-    """The tree's; with a "+" if it has been changed since."""
-    command = ["git", "describe", "--always", "--dirty=+", "--exclude=*"]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    """The last that changed the server; with a "+" where that has been changed since."""
+    git = ["git", "-C", str(ROOT)]
+    last = subprocess.run([*git, "log", "-1", "--format=%h", "--", *SERVER_SOURCES], capture_output=True, text=True)
+    changed = subprocess.run([*git, "status", "--porcelain", "--", *SERVER_SOURCES], capture_output=True, text=True)
+    return last.stdout.strip() + ("+" if changed.stdout else "")
 
 
 def main() -> int:

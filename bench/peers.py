@@ -204,7 +204,8 @@ SERVERS = [
     Server("picows", "picows", RUN + "picows {port}", every("", "websocket", "idle websocket")),
     Server("websockets", "websockets", RUN + "websockets {port}", every("", "websocket", "idle websocket")),
 ]
-EXTRAS = ["uvloop", "httptools", "packaging"]  # what they use where it is there, or do not ask for
+# What they use where it is there, or do not ask for: fastwsgi imports pkg_resources, which setuptools 81 took away.
+EXTRAS = ["uvloop", "httptools", "packaging", "setuptools<81"]
 
 
 # --- those that are started from Python

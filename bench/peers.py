@@ -99,9 +99,7 @@ def copy_trees(built: str) -> None:
 def compile_tree(tree: Path) -> None:
     """Compile in place what is compiled where geventgate is installed with a compiler; fail where there is none."""
     command = [sys.executable, "setup.py", "--quiet", "build_ext", "--inplace"]
-    done = subprocess.run(
-        command, cwd=tree, env=os.environ | {"GEVENTGATE_PURE": "0"}, capture_output=True, text=True
-    )
+    done = subprocess.run(command, cwd=tree, env=os.environ | {"GEVENTGATE_PURE": "0"}, capture_output=True, text=True)
     if done.returncode or not list(tree.glob("geventgate/**/*.so")):
         raise SystemExit(f"geventgate does not compile:\n{done.stdout}{done.stderr}")
 

@@ -104,7 +104,8 @@ $(VENV)/.fuzz: $(VENV)/.dev
 # Peers come one by one: the comparison names those that do not install here, and goes without them.
 $(VENV)/.bench: bench/peers.py $(VENV)/.dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
-	for package in $$($(BIN)/python bench/peers.py); do \
-		$(BIN)/python -m pip install --quiet --disable-pip-version-check $$package >$(VENV)/bench-$$package.log 2>&1 \
-			|| echo "$$package does not install here: $(VENV)/bench-$$package.log"; done
+	$(BIN)/python bench/peers.py | while read -r package; do \
+		log="$(VENV)/bench-$${package##* }.log"; \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check $$package >"$$log" 2>&1 </dev/null \
+			|| echo "$$package does not install here: $$log"; done
 	touch $@

@@ -1,7 +1,7 @@
 """The servers compared: how each is installed, started by its users, and in what it competes.
 
 One process each, logs off, TCP_NODELAY on, limits as they ship. ``python bench/peers.py NAME PORT APP`` runs one that
-is started from Python; without arguments it prints what is to be installed, one package a line.
+is started from Python; without arguments it prints what is to be installed, as pip's arguments, one package a line.
 """
 
 import hashlib
@@ -204,6 +204,13 @@ SERVERS = [
 ]
 # What they use where it is there, or do not ask for: fastwsgi imports pkg_resources, which setuptools 81 took away.
 EXTRAS = ["uvloop", "httptools", "packaging", "setuptools<81"]
+ALONE = ("meinheld",)  # it asks for a greenlet that compiles on no Python of today, and runs with any
+
+
+def to_install() -> list[str]:
+    """pip's arguments for each package."""
+    packages = dict.fromkeys([server.package for server in SERVERS if server.package] + EXTRAS)
+    return [f"--no-deps {package}" if package in ALONE else package for package in packages]
 
 
 # --- those that are started from Python
@@ -256,6 +263,7 @@ def run_meinheld(port: int, app: str) -> None:
 
     server.listen(("127.0.0.1", port))
     server.set_access_logger(None)
+    server.set_keepalive(75)
     server.run(application(app))
 
 
@@ -305,6 +313,6 @@ STARTERS: dict[str, Callable[[int, str], None]] = {
 
 if __name__ == "__main__":
     if len(sys.argv) == 1:
-        print("\n".join(dict.fromkeys([server.package for server in SERVERS if server.package] + EXTRAS)))
+        print("\n".join(to_install()))
     else:
         STARTERS[sys.argv[1]](int(sys.argv[2]), sys.argv[3] if len(sys.argv) > 3 else "")

@@ -14,3 +14,8 @@ cdef class Exchange:
     cpdef send_head(self, status, fields)
     cpdef send(self, data)
     cpdef finish(self, data=*, trailers=*)
+
+
+cdef class Tunnel:
+    cpdef bytes recv(self, Py_ssize_t size)
+    cpdef sendv(self, buffers)

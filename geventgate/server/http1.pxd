@@ -1,5 +1,6 @@
 cimport cython
 
+from geventgate.exchange cimport Tunnel
 from geventgate.message cimport RequestHead, ResponseHead
 from geventgate.protocol.http1 cimport Content, expects_continue, persists, request_content, response_content
 from geventgate.server.carrier cimport CarriedExchange, answer
@@ -46,3 +47,10 @@ cdef class Http1Exchange(CarriedExchange):
     cpdef bint complete(self) except -1
     cpdef bint _drain(self) except -1
     cpdef leave(self)
+
+
+cdef class Http1Tunnel(Tunnel):
+    cdef public Stream _stream
+    @cython.locals(stream=Stream)
+    cpdef bytes recv(self, Py_ssize_t size)
+    cpdef sendv(self, buffers)

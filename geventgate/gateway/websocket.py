@@ -2,14 +2,14 @@
 
 The rules are protocol.websocket's; here is who reads, who writes and who waits. One greenlet reads at a time, holding
 ``_turn``: the one in receive(), or, while the application is elsewhere, a pump that answers pings, sees the peer's
-Close and takes a few messages ahead. One greenlet writes at a time, holding ``_frames``; what the protocol owes is
-sent by whoever holds it, so that no pong waits for a lock.
+Close and takes a few messages ahead. One greenlet writes at a time, holding ``_frames``. What came to wait meanwhile,
+messages of others and what the protocol owes, leaves in the next write together, whoever does it.
 """
 
 import logging
 import sys
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from enum import Enum, auto
 from time import monotonic
@@ -18,8 +18,8 @@ from typing import Any, Protocol, Self
 from urllib.parse import unquote_to_bytes
 
 import gevent
-from gevent import GreenletExit, get_hub
-from gevent.lock import RLock, Semaphore
+from gevent import GreenletExit, get_hub, getcurrent
+from gevent.lock import Semaphore
 
 from geventgate.config import Config
 from geventgate.errors import ApplicationError, WebSocketError
@@ -28,11 +28,13 @@ from geventgate.protocol.deflate import negotiate
 from geventgate.protocol.handshake import Handshake, accept_fields, origin_allowed
 from geventgate.protocol.websocket import (
     ABNORMAL,
+    CLOSED,
+    CLOSING,
     GOING_AWAY,
     INTERNAL_ERROR,
     NORMAL,
+    OPEN,
     Message,
-    State,
     WebSocketProtocol,
 )
 
@@ -104,6 +106,50 @@ class WebSockets:
         return True
 
 
+class Lock:
+    """Held by one greenlet at a time. A flag, until two want it at once; from then on a Semaphore."""
+
+    __slots__ = ("_flag", "_semaphore")
+
+    def __init__(self) -> None:
+        self._flag = False
+        self._semaphore: Semaphore | None = None
+
+    def held(self) -> bool:
+        return self._flag if self._semaphore is None else self._semaphore.locked()
+
+    def acquire(self, timeout: float | None = None) -> bool:
+        """Wait, *timeout* seconds at most; whether it is ours."""
+        if self._semaphore is None:
+            if not self._flag:
+                self._flag = True
+                return True
+            self._semaphore = Semaphore(0)
+        return bool(self._semaphore.acquire(timeout=timeout))
+
+    def release(self) -> None:
+        if self._semaphore is None:
+            self._flag = False
+        else:
+            self._semaphore.release()
+
+    def __enter__(self) -> None:
+        self.acquire()
+
+    def __exit__(self, *exception: object) -> None:
+        self.release()
+
+
+class Waiting:
+    """A message that waits behind one being written."""
+
+    __slots__ = ("buffers", "sent")
+
+    def __init__(self, buffers: list[Bytes]) -> None:
+        self.buffers = buffers
+        self.sent = False
+
+
 class Ping(Enum):
     """The keep-alive ping of a peer that is quiet."""
 
@@ -124,7 +170,7 @@ class WebSocket:
         "environ", "subprotocol", "refused",
         "_exchange", "_handshake", "_host", "_protocol", "_tunnel",
         "_queue", "_turn", "_receivers", "_reading", "_turns", "_pumping", "_away", "_quiet", "_ping",
-        "_frames", "_messages", "__weakref__",
+        "_frames", "_waiting", "_fragments", "_fragmenting", "__weakref__",
     )  # fmt: skip
 
     def __init__(self, exchange: Exchange, handshake: Handshake, host: WebSockets) -> None:
@@ -139,7 +185,7 @@ class WebSocket:
         self._tunnel: Tunnel | None = None
         self._protocol = WebSocketProtocol(host.config.websocket_max_message_size)
         # Owned by the greenlet that has the turn to read; the sweep looks.
-        self._turn = Semaphore()
+        self._turn = Lock()
         self._queue: deque[Message] | None = None  # made by the first pump
         self._receivers = 0  # greenlets in receive()
         self._reading = False  # one is waiting for the peer's bytes
@@ -149,8 +195,10 @@ class WebSocket:
         self._quiet = 0.0  # seconds of waiting since the peer's last bytes
         self._ping = Ping.NONE
         # Owned by the greenlets that send.
-        self._frames = Semaphore()  # held while bytes are written
-        self._messages = RLock()  # held from a message's first fragment to its last
+        self._frames = Lock()  # held while bytes are written
+        self._waiting: list[Waiting] | None = None  # for the next write, in this order
+        self._fragments = Lock()  # held from a message's first fragment to its last
+        self._fragmenting: Any = None  # the greenlet that holds it
 
     # --- what it is
 
@@ -185,7 +233,7 @@ class WebSocket:
     @property
     def closed(self) -> bool:
         """Whether it can no longer send: a Close was said or heard, or the peer has gone."""
-        return self._protocol.state is not State.OPEN
+        return self._protocol.state is not OPEN
 
     @property
     def ahead(self) -> int:
@@ -282,7 +330,7 @@ class WebSocket:
         """
         ends = given = False
         while not ends:
-            piece, ends = self._receive(timeout, pieces=True)
+            piece, ends = self._receive(timeout, True)
             if piece is None:
                 if given:
                     self._protocol.check_open()
@@ -338,7 +386,7 @@ class WebSocket:
             if message is not None:
                 self._turns += 1 + len(message) // RECEIVE_SIZE  # it may have been a few bytes, compressed
                 return message, ends
-            if protocol.state is State.CLOSED:
+            if protocol.state is CLOSED:
                 self._leave()
                 return None, True
             if protocol.held >= most:
@@ -379,7 +427,7 @@ class WebSocket:
             with self._turn:
                 queue = self._queue = self._queue or deque()
                 while not self._receivers and not self._has_enough():
-                    message, _ = self._next(most=READ_AHEAD)
+                    message, _ = self._next(None, False, READ_AHEAD)
                     if message is None:
                         break
                     queue.append(message)
@@ -398,13 +446,47 @@ class WebSocket:
 
         *binary* says which, whatever the message is: text is UTF-8 then, and ValueError what is not. *compress* says
         whether to, if it is agreed with the peer; None: if there are 16 bytes or more.
+
+        When it returns, the bytes have been handed to the carrier. What other greenlets send to a peer that is slow
+        leaves together.
         """
         if binary is not None:
             message = _recast(message, binary)
         self._opened()
-        self._protocol.check_open()  # no need to wait for a turn that will be refused
-        with self._messages, self._frames:
-            self._write(self._protocol.message(message, compress, _give_way))
+        protocol = self._protocol
+        protocol.check_open()  # no need to wait for a turn that will be refused
+        if self._frames.held() and self._fragmenting is None and not protocol.compresses:
+            self._send_with_others(protocol.message(message))
+            return
+        self._begin_message()
+        try:
+            self._write(protocol.message(message, compress, _give_way))
+        finally:
+            self._frames.release()
+
+    def _begin_message(self) -> None:
+        """Hold ``_frames``, with no other greenlet in the middle of a message."""
+        self._frames.acquire()
+        while self._fragmenting is not None and self._fragmenting is not getcurrent():
+            self._frames.release()
+            with self._fragments:
+                pass
+            self._frames.acquire()
+
+    def _send_with_others(self, frames: list[Bytes]) -> None:
+        """Have *frames* sent in the next write, by us or by whoever writes first."""
+        waiting = Waiting(frames)
+        if self._waiting is None:
+            self._waiting = []
+        self._waiting.append(waiting)
+        try:
+            with self._frames:
+                if not waiting.sent:
+                    self._protocol.check_open()
+                    self._write([])
+        finally:
+            if waiting in self._waiting:  # something was thrown in, or it is closed
+                self._waiting.remove(waiting)
 
     def send_fragments(self, parts: Iterable[Message | Bytes], *, compress: bool | None = None) -> None:
         """Send one message as *parts* come, all str or all bytes. Other messages wait until it is done; control frames
@@ -414,7 +496,11 @@ class WebSocket:
         """
         self._opened()
         self._protocol.check_open()
-        with self._messages:
+        inside = self._fragmenting is getcurrent()  # another one's parts: the protocol refuses it, if that has begun
+        if not inside:
+            self._fragments.acquire()
+            self._fragmenting = getcurrent()
+        try:
             try:
                 for part in parts:
                     with self._frames:
@@ -427,6 +513,10 @@ class WebSocket:
             except BaseException as error:
                 self._abort(f"a message was cut by {type(error).__name__}")
                 raise
+        finally:
+            if not inside:
+                self._fragmenting = None
+                self._fragments.release()
 
     def ping(self, payload: bytes = b"") -> None:
         """Send a ping, with at most 125 bytes. The peer's pong only shows that it is there."""
@@ -442,31 +532,42 @@ class WebSocket:
 
     def _settle(self) -> None:
         """Send what is owed, unless a greenlet that writes a frame will do so behind it."""
-        if self._frames.acquire(blocking=len(self._protocol.owed) > MAX_OWED):
-            try:
-                with suppress(WebSocketError):  # then the state says so
-                    self._write(())
-            finally:
-                self._frames.release()
+        if self._frames.held() and len(self._protocol.owed) <= MAX_OWED:
+            return
+        with self._frames, suppress(WebSocketError):  # then the state says so
+            self._write([])
 
-    def _write(self, buffers: Sequence[Bytes]) -> None:
+    def _write(self, frames: list[Bytes]) -> None:
         """Send whole frames, and behind them what is owed. The caller holds ``_frames``."""
         tunnel, protocol = self._tunnel, self._protocol
         assert tunnel is not None
         try:
-            if buffers:
-                tunnel.sendv(buffers)
+            if self._waiting or protocol.owed:
+                self._write_together(tunnel, frames)
+            elif frames:
+                tunnel.sendv(frames)
             while protocol.owed:
-                tunnel.sendv(protocol.take_owed())
-                if protocol.state is State.CLOSED:
-                    # "the server MUST close the WebSocket connection immediately" (RFC 6455 §5.5.1)
-                    tunnel.shutdown()
+                self._write_together(tunnel, [])
         except BaseException as error:
             # A frame was cut in its middle: nothing can follow it.
             self._abort(str(error))
             if isinstance(error, OSError):
                 raise WebSocketError(f"the peer has gone: {error}", ABNORMAL, str(error)) from error
             raise
+
+    def _write_together(self, tunnel: Tunnel, frames: list[Bytes]) -> None:
+        """Send in one write what waits, *frames*, and what is owed."""
+        protocol = self._protocol
+        waiting, self._waiting = self._waiting or [], []
+        buffers = [buffer for message in waiting for buffer in message.buffers]
+        buffers += frames
+        owed = protocol.take_owed()
+        tunnel.sendv(buffers + owed)
+        for message in waiting:
+            message.sent = True
+        if owed and protocol.state is CLOSED:
+            # "the server MUST close the WebSocket connection immediately" (RFC 6455 §5.5.1)
+            tunnel.shutdown()
 
     # --- closing
 
@@ -483,7 +584,7 @@ class WebSocket:
             return  # there is nothing to close
         protocol = self._protocol
         protocol.close(code, reason)
-        if protocol.state is State.CLOSING:
+        if protocol.state is CLOSING:
             self._part()
         tunnel.close()
 
@@ -556,7 +657,7 @@ class WebSocket:
     def _send_ping(self) -> None:
         with suppress(WebSocketError), self._frames:  # closed meanwhile: nobody to keep alive
             self._protocol.ping()
-            self._write(())
+            self._write([])
             if self._ping is Ping.DUE:
                 self._ping = Ping.SENT
                 self._quiet = 0.0  # from here on its pong is awaited

@@ -12,8 +12,9 @@ from enum import Enum, auto
 from struct import Struct
 
 from wsproto.extensions import Extension
-from wsproto.frame_protocol import CloseReason, Frame, FrameDecoder, FrameProtocol, Opcode, ParseFailed, RsvBits
+from wsproto.frame_protocol import CloseReason, FrameDecoder, FrameProtocol, Opcode, ParseFailed, RsvBits
 
+from geventgate import native
 from geventgate.errors import ApplicationError, PeerError, WebSocketError
 from geventgate.exchange import Bytes
 from geventgate.protocol.deflate import Agreement, Deflater, Inflater
@@ -33,7 +34,10 @@ LEAST_DEFLATED = 16
 NORMAL, GOING_AWAY, PROTOCOL_ERROR, NO_STATUS, ABNORMAL = 1000, 1001, 1002, 1005, 1006
 BAD_DATA, POLICY, TOO_BIG, INTERNAL_ERROR, SERVICE_RESTART = 1007, 1008, 1009, 1011, 1012
 
+# RFC 6455 §5.2
+CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 FIN, RSV1 = 0x80, 0x40
+JOINED = 4 * 1024  # bytes: up to that a payload is copied behind its header, which costs less than a second buffer
 _length_16 = Struct("!BBH").pack
 _length_64 = Struct("!BBQ").pack
 _utf8_decoder = getincrementaldecoder("utf-8")
@@ -55,10 +59,10 @@ class HeaderRule(Extension):
 
     name = "geventgate-header"
 
-    def __init__(self, room: int, deflate: bool) -> None:
+    def __init__(self, room: int, deflate: bool, compressed: bool) -> None:
         self.room = room  # bytes the message being received may still grow by
         self.deflate = deflate  # permessage-deflate is agreed
-        self.compressed = False  # whether the message being received is
+        self.compressed = compressed  # whether the message being received is
 
     def offer(self) -> bool:
         return False
@@ -80,12 +84,16 @@ class HeaderRule(Extension):
 
 
 class FrameCodec:
-    """Bytes to frames and back; a frame of data comes in the pieces it arrives in, unmasked, a control frame whole."""
+    """Bytes to frames; a frame of data comes in the pieces it arrives in, unmasked, a control frame whole."""
 
-    __slots__ = ("_decoder", "_rule")
+    __slots__ = ("opcode", "complete", "fin", "_decoder", "_rule")
 
-    def __init__(self, room: int, deflate: bool = False) -> None:
-        self._rule = HeaderRule(room, deflate)
+    def __init__(self, room: int, deflate: bool = False, compressed: bool = False) -> None:
+        # Of the last frame().
+        self.opcode = CONTINUATION
+        self.complete = False  # it was the frame's last piece
+        self.fin = False  # the frame is its message's last
+        self._rule = HeaderRule(room, deflate, compressed)
         self._decoder = FrameDecoder(client=False, extensions=[self._rule])
 
     @property
@@ -100,25 +108,34 @@ class FrameCodec:
     def feed(self, data: bytes) -> None:
         self._decoder.receive_bytes(data)
 
-    def frame(self) -> Frame | None:
-        """The next piece of a frame, or None: more bytes are needed. Raises PeerError."""
+    def frame(self) -> bytes | None:
+        """The payload of the next piece of a frame, or None: more bytes are needed. Raises PeerError."""
         try:
-            return self._decoder.process_buffer()
+            frame = self._decoder.process_buffer()
         except ParseFailed as error:
             if error.code == CloseReason.MESSAGE_TOO_BIG:
                 raise _too_big() from None
             raise _fault(error.code, str(error)) from None
+        if frame is None:
+            return None
+        self.opcode, payload, self.complete, self.fin = frame
+        assert isinstance(payload, bytes)
+        return payload
+
+
+def frame_codec(room: int, deflate: bool) -> FrameCodec:
+    """Messages may grow to *room* bytes; *deflate*: permessage-deflate is agreed."""
+    return FrameCodec(room, deflate)
 
 
 def encode(opcode: int, payload: Bytes, fin: bool = True, rsv1: bool = False) -> list[Bytes]:
-    """A frame as buffers: its header, and *payload* uncopied. "A server MUST NOT mask any frames" (RFC 6455 §5.1)."""
+    """A frame as buffers, a large payload uncopied. "A server MUST NOT mask any frames" (RFC 6455 §5.1)."""
     size = len(payload)
     first = opcode | (FIN if fin else 0) | (RSV1 if rsv1 else 0)
     if size <= 125:
-        return [bytes((first, size)), payload]
-    if size <= 0xFFFF:
-        return [_length_16(first, 126, size), payload]
-    return [_length_64(first, 127, size), payload]
+        return [bytes((first, size)) + payload]
+    head = _length_16(first, 126, size) if size <= 0xFFFF else _length_64(first, 127, size)
+    return [head + payload] if size <= JOINED else [head, payload]
 
 
 # --- messages (RFC 6455 §5.4-§8)
@@ -134,6 +151,9 @@ class State(Enum):
     CLOSED = auto()  # nothing is read, and nothing sent but what is owed
 
 
+OPEN, CLOSING, CLOSED = State
+
+
 class WebSocketProtocol:
     """One WebSocket: ``feed()``, ``next_message()`` and ``next_piece()`` receive; the other methods return the buffers
     to send. Messages are compressed as *deflate* says (RFC 7692).
@@ -143,22 +163,23 @@ class WebSocketProtocol:
     """
 
     __slots__ = (
-        "state", "close_code", "close_reason", "fault", "owed",
+        "state", "close_code", "close_reason", "fault", "owed", "compresses",
         "_codec", "_max_size", "_opcode", "_held", "_size", "_utf8", "_fragments", "_inflater", "_inflating", "_ends",
         "_sending", "_deflater", "_deflating",
     )  # fmt: skip
 
     def __init__(self, max_message_size: int, deflate: Agreement | None = None) -> None:
-        self.state = State.OPEN
+        self.state = OPEN
         self.close_code: int | None = None  # of the first Close, the peer's or ours; 1005: it had none; 1006: none came
         self.close_reason = ""
         self.fault: PeerError | None = None
         self.owed: list[Bytes] = []
-        self._codec = FrameCodec(max_message_size, deflate is not None)
-        self._max_size = max_message_size
+        self.compresses = deflate is not None  # messages may be compressed, each by what the ones before have said
+        self._max_size = min(max_message_size, sys.maxsize)
+        self._codec = frame_codec(self._max_size, deflate is not None)
         # The message being received, unless it came in one piece.
-        self._opcode: Opcode | None = None
-        self._held: bytes | bytearray = bytearray()  # of it, and not given out
+        self._opcode: int | None = None
+        self._held: bytes | bytearray = b""  # of it, and not given out
         self._size = 0  # of all that has come, inflated
         self._utf8: IncrementalDecoder | None = None
         self._fragments = 0
@@ -166,7 +187,7 @@ class WebSocketProtocol:
         self._inflating = False  # it may have more to give
         self._ends = False  # and then the message ends
         # The message being sent in fragments: its opcode, and whether it is compressed.
-        self._sending: Opcode | None = None
+        self._sending: int | None = None
         self._deflater = Deflater(deflate) if deflate else None
         self._deflating = False
 
@@ -174,7 +195,7 @@ class WebSocketProtocol:
 
     def feed(self, data: bytes) -> None:
         """Take bytes of the peer's. Behind its Close they mean nothing (RFC 6455 §5.5.1)."""
-        if self.state is not State.CLOSED:
+        if self.state is not CLOSED:
             self._codec.feed(data)
 
     def next_message(self, most: int = sys.maxsize) -> Message | None:
@@ -211,14 +232,14 @@ class WebSocketProtocol:
 
     def lost(self, why: str) -> None:
         """The bytes have ended, or can no longer be sent."""
-        if self.state is not State.CLOSED:
+        if self.state is not CLOSED:
             self._note_close(ABNORMAL, why)
-            self.state = State.CLOSED
+            self.state = CLOSED
         self.owed.clear()
 
     def _advance(self) -> bool | None:
         """Hold the next data of a message; whether it ends it. None: more bytes are needed, or no more will come."""
-        while self.state is not State.CLOSED:
+        while self.state is not CLOSED:
             if self._inflating:
                 assert self._inflater is not None
                 data = self._inflater.inflate()
@@ -229,30 +250,30 @@ class WebSocketProtocol:
                 ends = data is None
                 self._hold(data or b"", ends)
                 return ends
-            frame = self._codec.frame()
-            if frame is None:
+            codec = self._codec
+            payload = codec.frame()
+            if payload is None:
                 return None
-            opcode, payload, complete, fin = frame
-            assert isinstance(payload, bytes)
-            if opcode >= Opcode.CLOSE:
-                self._control(opcode, payload)
-            elif self.state is State.OPEN and self._data(opcode, payload, complete, complete and fin):
-                return complete and fin
+            ends = codec.complete and codec.fin
+            if codec.opcode >= CLOSE:
+                self._control(codec.opcode, payload)
+            elif self.state is OPEN and self._data(codec.opcode, payload, codec.complete, ends):
+                return ends
         return None
 
-    def _data(self, opcode: Opcode, payload: bytes, complete: bool, ends: bool) -> bool:
+    def _data(self, opcode: int, payload: bytes, complete: bool, ends: bool) -> bool:
         """Take a piece of a data frame, *complete* when it is the frame's last, and *ends* when the message's. Whether
         it is held now: what is compressed is not, before it is inflated."""
         compressed = self._codec.compressed
         if self._opcode is None:
-            if opcode is Opcode.CONTINUATION:
+            if opcode == CONTINUATION:
                 raise _fault(PROTOCOL_ERROR, "a continuation of no message")
             self._opcode = opcode
             if ends and not compressed:  # in one piece, as nearly all are
                 self._held = payload
                 return True
-            self._utf8 = _utf8_decoder() if opcode is Opcode.TEXT else None
-        elif opcode is not Opcode.CONTINUATION:
+            self._utf8 = _utf8_decoder() if opcode == TEXT else None
+        elif opcode != CONTINUATION:
             # "the fragments of one message MUST NOT be interleaved between the fragments of another message"
             raise _fault(PROTOCOL_ERROR, "a message inside another")
         if complete:
@@ -277,6 +298,8 @@ class WebSocketProtocol:
                 self._utf8.decode(data, ends)  # judged as it comes; decoded when it is given out
             except UnicodeDecodeError:
                 raise _fault(BAD_DATA, "the text is not UTF-8") from None
+        if isinstance(self._held, bytes):
+            self._held = bytearray(self._held)
         self._held += data
         self._codec.allow(self._max_size - self._size)
 
@@ -285,43 +308,43 @@ class WebSocketProtocol:
         held = self._held
         cut = b"" if self._utf8 is None else self._utf8.getstate()[0]
         whole = held[: len(held) - len(cut)] if cut else held
-        message = _text(whole) if self._opcode is Opcode.TEXT else bytes(whole)
+        message = _text(whole) if self._opcode == TEXT else bytes(whole)
         if ends:
             self._forget()
         else:
-            self._held = bytearray(cut)
+            self._held = cut
         return message
 
     def _forget(self) -> None:
         """Drop what was received of a message."""
         self._opcode = self._utf8 = None
-        self._held = bytearray()
+        self._held = b""
         self._size = self._fragments = 0
         self._inflating = False
         self._codec.allow(self._max_size)
 
-    def _control(self, opcode: Opcode, payload: bytes) -> None:
+    def _control(self, opcode: int, payload: bytes) -> None:
         """Control frames, which may come between fragments (RFC 6455 §5.5)."""
-        if opcode is Opcode.PING and self.state is State.OPEN:
-            self._owe(Opcode.PONG, payload)
-        elif opcode is Opcode.CLOSE:
+        if opcode == PING and self.state is OPEN:
+            self._owe(PONG, payload)
+        elif opcode == CLOSE:
             code, reason = parse_close(payload)
             self._note_close(code, reason)
-            if self.state is State.OPEN:
+            if self.state is OPEN:
                 # "it typically echos the status code it received" (RFC 6455 §5.5.1)
-                self._owe(Opcode.CLOSE, payload[:2])
+                self._owe(CLOSE, payload[:2])
             self._end()
 
     def _fail(self, fault: PeerError) -> None:
         """_Fail the WebSocket Connection_ (RFC 6455 §7.1.7)."""
         self.fault = fault
-        if self.state is State.OPEN:
-            self._owe(Opcode.CLOSE, close_payload(fault.close_code, str(fault)))
+        if self.state is OPEN:
+            self._owe(CLOSE, close_payload(fault.close_code, str(fault)))
         self._note_close(fault.close_code, str(fault))
         self._end()
 
     def _end(self) -> None:
-        self.state = State.CLOSED
+        self.state = CLOSED
         self._forget()
 
     def _note_close(self, code: int, reason: str) -> None:
@@ -364,7 +387,7 @@ class WebSocketProtocol:
         if self._deflating:
             assert self._deflater is not None
             payload = self._deflater.deflate(payload, False, pause)
-        return encode(opcode if first else Opcode.CONTINUATION, payload, fin=False, rsv1=first and self._deflating)
+        return encode(opcode if first else CONTINUATION, payload, fin=False, rsv1=first and self._deflating)
 
     def end_fragments(self) -> list[Bytes]:
         """The end of the message fragment() opened; nothing if it opened none."""
@@ -374,26 +397,26 @@ class WebSocketProtocol:
         self._sending = None
         if self._deflating:
             assert self._deflater is not None
-            return encode(Opcode.CONTINUATION, self._deflater.deflate(b"", True, _no_pause))
-        return encode(Opcode.CONTINUATION, b"")
+            return encode(CONTINUATION, self._deflater.deflate(b"", True, _no_pause))
+        return encode(CONTINUATION, b"")
 
     def ping(self, payload: bytes = b"") -> None:
         """Owe the peer a ping. Raises ValueError beyond 125 bytes."""
         self.check_open()
-        self._owe(Opcode.PING, payload)
+        self._owe(PING, payload)
 
     def pong(self, payload: bytes = b"") -> None:
         """Owe a pong nobody asked for: a heartbeat in one direction (RFC 6455 §5.5.3)."""
         self.check_open()
-        self._owe(Opcode.PONG, payload)
+        self._owe(PONG, payload)
 
     def close(self, code: int = NORMAL, reason: str = "") -> None:
         """Begin the closing handshake: a Close is owed. Does nothing unless open. Raises ValueError."""
         payload = close_payload(code, reason)
-        if self.state is State.OPEN:
-            self._owe(Opcode.CLOSE, payload)
+        if self.state is OPEN:
+            self._owe(CLOSE, payload)
             self._note_close(code, reason)
-            self.state = State.CLOSING
+            self.state = CLOSING
             self._forget()
 
     def take_owed(self) -> list[Bytes]:
@@ -401,14 +424,14 @@ class WebSocketProtocol:
         owed, self.owed = self.owed, []
         return owed
 
-    def _owe(self, opcode: Opcode, payload: bytes) -> None:
+    def _owe(self, opcode: int, payload: bytes) -> None:
         if len(payload) > MAX_CONTROL:
             raise ValueError(f"a control frame carries at most {MAX_CONTROL} bytes")
         self.owed.append(b"".join(encode(opcode, payload)))
 
     def check_open(self) -> None:
         """Raise WebSocketError unless messages may be sent."""
-        if self.state is not State.OPEN:
+        if self.state is not OPEN:
             code = self.close_code or ABNORMAL
             why = f"the WebSocket is closed: {code} {self.close_reason}".rstrip()
             raise WebSocketError(why, code, self.close_reason)
@@ -434,13 +457,13 @@ def close_payload(code: int, reason: str) -> bytes:
     return code.to_bytes(2, "big") + text
 
 
-def _opcode_and_payload(message: Message | Bytes) -> tuple[Opcode, Bytes]:
+def _opcode_and_payload(message: Message | Bytes) -> tuple[int, Bytes]:
     if isinstance(message, str):
-        return Opcode.TEXT, message.encode("utf-8")
+        return TEXT, message.encode("utf-8")
     if isinstance(message, (bytes, bytearray)):
-        return Opcode.BINARY, message
+        return BINARY, message
     if isinstance(message, memoryview):
-        return Opcode.BINARY, message.tobytes()  # its items may be larger than bytes, or apart
+        return BINARY, message.tobytes()  # its items may be larger than bytes, or apart
     raise ApplicationError(f"a message is str or bytes, not {type(message).__name__}")
 
 
@@ -457,3 +480,7 @@ def _too_big() -> PeerError:
 
 def _fault(close_code: int, why: str) -> PeerError:
     return PeerError(400, why, close_code=close_code)
+
+
+frame_codec = native.twin(frame_codec, "geventgate.protocol._frames")
+encode = native.twin(encode, "geventgate.protocol._frames")

@@ -445,7 +445,7 @@ def test_a_flood_leaves_others_their_turn(flood, use):
         peer.ws._protocol.feed(b"\x82\xff" + (1 << 39).to_bytes(8, "big") + b"mask")
     handler = gevent.spawn(use, peer.ws)
     gevent.sleep(0.001)  # a timer, as any socket, comes to its turn
-    assert 0 < tunnel.reads <= 20
+    assert 0 < tunnel.reads <= 200  # in a millisecond
     assert not handler.dead
     handler.kill()
 

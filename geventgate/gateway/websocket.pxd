@@ -5,6 +5,9 @@ from geventgate.protocol.websocket cimport WebSocketProtocol
 
 
 
+cdef Py_ssize_t RECEIVE_SIZE
+
+
 @cython.final
 cdef class Lock:
     cdef bint _flag
@@ -31,7 +34,7 @@ cdef class WebSocket:
     cdef public Lock _turn
     cdef public object _queue, _ping
     cdef public int _receivers, _turns, _away
-    cdef public bint _reading, _pumping
+    cdef public bint _reading, _ends, _pumping
     cdef public double _quiet
     # Of writing.
     cdef public Lock _frames, _fragments
@@ -39,10 +42,11 @@ cdef class WebSocket:
     cdef public object _fragmenting
     cdef object __weakref__
     cdef Tunnel _opened(self)
-    cdef tuple _receive(self, timeout, bint pieces=*)
-    @cython.locals(protocol=WebSocketProtocol, ends=bint, data=bytes)
-    cdef tuple _next(self, until=*, bint pieces=*, Py_ssize_t most=*)
-    cdef bytes _read(self, until)
+    cdef _receive(self, timeout, bint pieces)
+    @cython.locals(protocol=WebSocketProtocol, data=bytes)
+    cdef _next(self, until=*, bint pieces=*, Py_ssize_t most=*)
+    @cython.locals(tunnel=Tunnel, data=bytes)
+    cdef bytes _read(self, expired=*)
     cpdef bint _has_enough(self) except -1
     cdef _begin_message(self)
     @cython.locals(waiting=Waiting)

@@ -158,6 +158,9 @@ class Ping(Enum):
     SENT = auto()
 
 
+NO_PING = Ping.NONE
+
+
 class WebSocket:
     """``environ["wsgi.websocket"]`` (RFC 6455). The first accept(), receive(), send() or ping() opens it; until then
     the application may still answer with an ordinary response.
@@ -169,7 +172,7 @@ class WebSocket:
     __slots__ = (
         "environ", "subprotocol", "refused",
         "_exchange", "_handshake", "_host", "_protocol", "_tunnel",
-        "_queue", "_turn", "_receivers", "_reading", "_turns", "_pumping", "_away", "_quiet", "_ping",
+        "_queue", "_turn", "_receivers", "_reading", "_ends", "_turns", "_pumping", "_away", "_quiet", "_ping",
         "_frames", "_waiting", "_fragments", "_fragmenting", "__weakref__",
     )  # fmt: skip
 
@@ -189,11 +192,12 @@ class WebSocket:
         self._queue: deque[Message] | None = None  # made by the first pump
         self._receivers = 0  # greenlets in receive()
         self._reading = False  # one is waiting for the peer's bytes
+        self._ends = False  # the piece that _receive() has returned ends its message
         self._turns = 0
         self._pumping = False
         self._away = 0  # sweeps that found no greenlet in receive()
         self._quiet = 0.0  # seconds of waiting since the peer's last bytes
-        self._ping = Ping.NONE
+        self._ping = NO_PING
         # Owned by the greenlets that send.
         self._frames = Lock()  # held while bytes are written
         self._waiting: list[Waiting] | None = None  # for the next write, in this order
@@ -320,7 +324,7 @@ class WebSocket:
     def receive(self, timeout: float | None = None) -> Message | None:
         """The next message, text as str and binary as bytes; None once it is closed. Raises TimeoutError after
         *timeout* seconds; nothing is lost by that."""
-        return self._receive(timeout)[0]
+        return self._receive(timeout, False)
 
     def receive_fragments(self, timeout: float | None = None) -> Iterator[Message]:
         """The next message in pieces as they come, all str or all bytes, at least one; none once it is closed.
@@ -330,7 +334,8 @@ class WebSocket:
         """
         ends = given = False
         while not ends:
-            piece, ends = self._receive(timeout, True)
+            piece = self._receive(timeout, True)
+            ends = self._ends
             if piece is None:
                 if given:
                     self._protocol.check_open()
@@ -339,59 +344,70 @@ class WebSocket:
                 given = True
                 yield piece
 
-    def _receive(self, timeout: float | None, pieces: bool = False) -> tuple[Message | None, bool]:
-        """A message, or a piece of one, and whether that is its end; what a pump has taken comes first."""
-        try:
-            self._opened()
-        except WebSocketError:
-            if self.refused:
-                return None, True  # a handler that only loops over messages ends quietly
-            raise
+    def _receive(self, timeout: float | None, pieces: bool) -> Message | None:
+        """A message, or a piece of one; what a pump has taken comes first. ``_ends`` says whether it is the end."""
+        if self._tunnel is None and self._open_to_receive() is None:
+            return None
         self._away = 0
-        if self._queue:
-            return self._queue.popleft(), True
+        queue = self._queue
+        if queue:
+            return self._taken(queue)
         until = None if timeout is None else monotonic() + timeout
+        ours = False
         self._receivers += 1  # a pump hands the turn over
         try:
-            if not self._turn.acquire(timeout=_left(until)):
+            ours = self._turn.acquire(_left(until))
+            if not ours:
                 raise TimeoutError("no message came in time")
-            try:
-                return (self._queue.popleft(), True) if self._queue else self._next(until, pieces)
-            finally:
-                self._turn.release()
+            queue = self._queue
+            return self._taken(queue) if queue else self._next(until, pieces)
         finally:
             self._receivers -= 1
+            if ours:
+                self._turn.release()
+
+    def _open_to_receive(self) -> Tunnel | None:
+        """As _opened(); None: refused, so that a handler that only loops over messages ends quietly."""
+        try:
+            return self._opened()
+        except WebSocketError:
+            if self.refused:
+                return None
+            raise
+
+    def _taken(self, queue: deque[Message]) -> Message:
+        """The next message of those that a pump has taken."""
+        self._ends = True
+        return queue.popleft()
 
     def __iter__(self) -> Iterator[Message]:
         """The messages, until it is closed."""
         while (message := self.receive()) is not None:
             yield message
 
-    def _next(
-        self, until: float | None = None, pieces: bool = False, most: int = sys.maxsize
-    ) -> tuple[Message | None, bool]:
-        """Read the next message, or a piece of one, and say whether that is its end; None: closed, or *most* bytes of
-        one are held. The caller has the turn, and others have theirs even in a flood."""
+    def _next(self, until: float | None = None, pieces: bool = False, most: int = sys.maxsize) -> Message | None:
+        """Read the next message, or a piece of one; ``_ends`` says whether it is the end. None: closed, or *most* bytes
+        of one are held. The caller has the turn, and others have theirs even in a flood."""
         protocol = self._protocol
         if self._turns >= TURNS:
             _give_way()
             self._turns = 0
         while True:
             if pieces:
-                message, ends = protocol.next_piece() or (None, True)
+                message, self._ends = protocol.next_piece() or (None, True)
             else:
-                message, ends = protocol.next_message(most), True
+                message = protocol.next_message(most)
             if protocol.owed:
                 self._settle()
             if message is not None:
                 self._turns += 1 + len(message) // RECEIVE_SIZE  # it may have been a few bytes, compressed
-                return message, ends
+                return message
             if protocol.state is CLOSED:
                 self._leave()
-                return None, True
+                return None
             if protocol.held >= most:
-                return None, False
-            data = self._read(until)
+                return None
+            data = self._read() if until is None else self._read_until(until)
             if data:
                 protocol.feed(data)
                 if len(data) == RECEIVE_SIZE:  # there is more, and recv() will not wait
@@ -399,17 +415,13 @@ class WebSocket:
             else:
                 self._lose("the connection ended without a Close")
 
-    def _read(self, until: float | None) -> bytes:
-        """Wait for the peer's bytes; b"" at their end."""
-        assert self._tunnel is not None
-        expired = None if until is None else TimeoutError("no message came in time")
+    def _read(self, expired: TimeoutError | None = None) -> bytes:
+        """Wait for the peer's bytes; b"" at their end. Raises *expired* when that is thrown in."""
+        tunnel = self._tunnel
+        assert tunnel is not None
         self._reading = True
         try:
-            if expired is None:
-                data = self._tunnel.recv(RECEIVE_SIZE)
-            else:
-                with gevent.Timeout(_left(until), expired):
-                    data = self._tunnel.recv(RECEIVE_SIZE)
+            data = tunnel.recv(RECEIVE_SIZE)
         except OSError as error:
             if error is expired:
                 raise
@@ -418,8 +430,14 @@ class WebSocket:
         finally:
             self._reading = False
         self._quiet = 0.0
-        self._ping = Ping.NONE
+        self._ping = NO_PING
         return data
+
+    def _read_until(self, until: float) -> bytes:
+        """As _read(). Raises TimeoutError."""
+        expired = TimeoutError("no message came in time")
+        with gevent.Timeout(_left(until), expired):
+            return self._read(expired)
 
     def _pump(self) -> None:
         """Read in place of an application that is elsewhere, until it is back or has enough to do."""
@@ -427,7 +445,7 @@ class WebSocket:
             with self._turn:
                 queue = self._queue = self._queue or deque()
                 while not self._receivers and not self._has_enough():
-                    message, _ = self._next(None, False, READ_AHEAD)
+                    message = self._next(None, False, READ_AHEAD)
                     if message is None:
                         break
                     queue.append(message)
@@ -452,7 +470,8 @@ class WebSocket:
         """
         if binary is not None:
             message = _recast(message, binary)
-        self._opened()
+        if self._tunnel is None:
+            self._opened()
         protocol = self._protocol
         protocol.check_open()  # no need to wait for a turn that will be refused
         if self._frames.held() and self._fragmenting is None and not protocol.compresses:
@@ -647,7 +666,7 @@ class WebSocket:
         """Only seconds in which we waited for the peer count: what we did not read it may well have sent."""
         config = self._host.config
         self._quiet += TICK
-        if self._ping is Ping.NONE:
+        if self._ping is NO_PING:
             if 0 < config.ws_ping_interval <= self._quiet:
                 self._ping = Ping.DUE
                 gevent.spawn(self._send_ping)

@@ -25,3 +25,7 @@ cdef class WebSocketProtocol:
     cdef _control(self, int opcode, bytes payload)
     cpdef list message(self, message, compress=*, pause=*)
     cpdef check_open(self)
+
+
+cdef tuple _opcode_and_payload(message)
+cdef _text(payload)

@@ -1,6 +1,5 @@
 """The native twins of protocol/websocket.py: of its FrameCodec, and of encode()."""
 
-from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.string cimport memcpy
 
@@ -96,25 +95,10 @@ cdef class Codec:
         raise AssertionError(f"refused a head that is none the worse: {head.hex()}")
 
 
-def make_encode(reference):
-    cdef Py_ssize_t joined = reference.__globals__["JOINED"]
-
-    def encode(int opcode, payload, bint fin=True, bint rsv1=False):
-        cdef Py_ssize_t size = len(payload)
-        cdef unsigned char head[MAX_HEAD]
-        cdef int end = put_frame_head(head, opcode, size, fin, rsv1)
-        cdef bytes frame
-        cdef Py_buffer view
-        if size > joined:
-            return [PyBytes_FromStringAndSize(<char *>head, end), payload]
-        frame = PyBytes_FromStringAndSize(NULL, end + size)
-        memcpy(PyBytes_AS_STRING(frame), head, end)
-        PyObject_GetBuffer(payload, &view, PyBUF_SIMPLE)
-        memcpy(PyBytes_AS_STRING(frame) + end, view.buf, view.len)
-        PyBuffer_Release(&view)
-        return [frame]
-
-    return encode
+def encode(int opcode, payload, bint fin=True, bint rsv1=False):
+    cdef unsigned char head[MAX_HEAD]
+    cdef int end = put_frame_head(head, opcode, len(payload), fin, rsv1)
+    return [PyBytes_FromStringAndSize(<char *>head, end), payload]
 
 
 def make_frame_codec(reference):
@@ -126,4 +110,4 @@ def make_frame_codec(reference):
     return frame_codec
 
 
-twins = {"encode": make_encode, "frame_codec": make_frame_codec}
+twins = {"encode": lambda reference: encode, "frame_codec": make_frame_codec}

@@ -46,7 +46,9 @@ cdef class WebSocket:
     @cython.locals(protocol=WebSocketProtocol, data=bytes)
     cdef _next(self, until=*, bint pieces=*, Py_ssize_t most=*)
     @cython.locals(tunnel=Tunnel, data=bytes)
-    cdef bytes _read(self, expired=*)
+    cdef bytes _read(self)
+    cdef bytes _ended_by(self, error)
+    cdef _end_turn(self)
     cpdef bint _has_enough(self) except -1
     cdef _begin_message(self)
     @cython.locals(waiting=Waiting)
@@ -57,3 +59,6 @@ cdef class WebSocket:
     cdef _write(self, list frames)
     @cython.locals(protocol=WebSocketProtocol, message=Waiting)
     cdef _write_together(self, Tunnel tunnel, list frames)
+
+
+cdef _left(until)

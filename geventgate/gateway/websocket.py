@@ -364,7 +364,7 @@ class WebSocket:
         finally:
             self._receivers -= 1
             if ours:
-                self._turn.release()
+                self._end_turn()
 
     def _open_to_receive(self) -> Tunnel | None:
         """As _opened(); None: refused, so that a handler that only loops over messages ends quietly."""
@@ -405,7 +405,7 @@ class WebSocket:
             if protocol.state is CLOSED:
                 self._leave()
                 return None
-            if protocol.held >= most:
+            if protocol.held() >= most:
                 return None
             data = self._read() if until is None else self._read_until(until)
             if data:
@@ -415,47 +415,56 @@ class WebSocket:
             else:
                 self._lose("the connection ended without a Close")
 
-    def _read(self, expired: TimeoutError | None = None) -> bytes:
-        """Wait for the peer's bytes; b"" at their end. Raises *expired* when that is thrown in."""
+    def _read(self) -> bytes:
+        """Wait for the peer's bytes; b"" at their end."""
         tunnel = self._tunnel
         assert tunnel is not None
-        self._reading = True
+        self._reading = True  # till _end_turn(), if something is thrown in
         try:
             data = tunnel.recv(RECEIVE_SIZE)
         except OSError as error:
-            if error is expired:
-                raise
-            log.debug("%s: %s", self._exchange, error)
-            return b""
-        finally:
-            self._reading = False
+            data = self._ended_by(error)
+        self._reading = False
         self._quiet = 0.0
         self._ping = NO_PING
         return data
 
     def _read_until(self, until: float) -> bytes:
         """As _read(). Raises TimeoutError."""
-        expired = TimeoutError("no message came in time")
-        with gevent.Timeout(_left(until), expired):
-            return self._read(expired)
+        with gevent.Timeout(_left(until)) as timer:
+            try:
+                return self._read()
+            except gevent.Timeout as expired:
+                if expired is not timer:
+                    raise
+                raise TimeoutError("no message came in time") from None
+
+    def _ended_by(self, error: OSError) -> bytes:
+        log.debug("%s: %s", self._exchange, error)
+        return b""
+
+    def _end_turn(self) -> None:
+        self._reading = False
+        self._turn.release()
 
     def _pump(self) -> None:
         """Read in place of an application that is elsewhere, until it is back or has enough to do."""
+        self._turn.acquire()
         try:
-            with self._turn:
-                queue = self._queue = self._queue or deque()
-                while not self._receivers and not self._has_enough():
-                    message = self._next(None, False, READ_AHEAD)
-                    if message is None:
-                        break
-                    queue.append(message)
+            queue = self._queue = self._queue or deque()
+            while not self._receivers and not self._has_enough():
+                message = self._next(None, False, READ_AHEAD)
+                if message is None:
+                    break
+                queue.append(message)
         finally:
+            self._end_turn()
             self._pumping = False
             self._away = 0
 
     def _has_enough(self) -> bool:
         """Whether enough was taken ahead of the application."""
-        return len(self._queue or ()) >= QUEUE_SIZE or self._protocol.held >= READ_AHEAD
+        return len(self._queue or ()) >= QUEUE_SIZE or self._protocol.held() >= READ_AHEAD
 
     # --- sending
 
@@ -612,8 +621,11 @@ class WebSocket:
         timer = gevent.Timeout.start_new(self._host.config.ws_close_timeout)
         try:
             self._settle()
-            with self._turn:
+            self._turn.acquire()
+            try:
                 self._next()
+            finally:
+                self._end_turn()
         except gevent.Timeout as expired:
             if expired is not timer:
                 raise

@@ -27,6 +27,7 @@ cdef class WsgiGateway:
     cdef public dict _templates
     @cython.locals(response=WsgiResponse, environ=dict)
     cpdef handle(self, Exchange exchange)
+    cdef _handle_websocket(self, Exchange exchange, dict environ)
 
 
 @cython.locals(request=RequestHead)

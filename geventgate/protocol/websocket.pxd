@@ -17,6 +17,7 @@ cdef class WebSocketProtocol:
     cdef public bint _inflating, _ends, _deflating
     cpdef feed(self, bytes data)
     cpdef next_message(self, Py_ssize_t most=*)
+    cpdef Py_ssize_t held(self) except -1
     cdef _advance(self)
     cdef bint _data(self, int opcode, bytes payload, bint complete, bint ends) except -1
     cdef _hold(self, bytes data, bint ends)

@@ -37,7 +37,6 @@ BAD_DATA, POLICY, TOO_BIG, INTERNAL_ERROR, SERVICE_RESTART = 1007, 1008, 1009, 1
 # RFC 6455 §5.2
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 FIN, RSV1 = 0x80, 0x40
-JOINED = 4 * 1024  # bytes: up to that a payload is copied behind its header, which costs less than a second buffer
 _length_16 = Struct("!BBH").pack
 _length_64 = Struct("!BBQ").pack
 _utf8_decoder = getincrementaldecoder("utf-8")
@@ -129,13 +128,14 @@ def frame_codec(room: int, deflate: bool) -> FrameCodec:
 
 
 def encode(opcode: int, payload: Bytes, fin: bool = True, rsv1: bool = False) -> list[Bytes]:
-    """A frame as buffers, a large payload uncopied. "A server MUST NOT mask any frames" (RFC 6455 §5.1)."""
+    """A frame as buffers: its header, and *payload* uncopied. "A server MUST NOT mask any frames" (RFC 6455 §5.1)."""
     size = len(payload)
     first = opcode | (FIN if fin else 0) | (RSV1 if rsv1 else 0)
     if size <= 125:
-        return [bytes((first, size)) + payload]
-    head = _length_16(first, 126, size) if size <= 0xFFFF else _length_64(first, 127, size)
-    return [head + payload] if size <= JOINED else [head, payload]
+        return [bytes((first, size)), payload]
+    if size <= 0xFFFF:
+        return [_length_16(first, 126, size), payload]
+    return [_length_64(first, 127, size), payload]
 
 
 # --- messages (RFC 6455 §5.4-§8)
@@ -225,7 +225,6 @@ class WebSocketProtocol:
             self._fail(error)
         return None
 
-    @property
     def held(self) -> int:
         """Bytes of an unfinished message that next_message() has gathered."""
         return len(self._held)

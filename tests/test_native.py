@@ -46,7 +46,7 @@ def said(parse: Callable[..., Any], *arguments: Any) -> Any:
 def test_what_has_a_twin() -> None:
     wanted = {
         "parse_request_head", "compose_response_head", "add_fields", "with_room", "descriptor_of",
-        "run_in_copied_context",
+        "encode", "frame_codec", "run_in_copied_context",
     }  # fmt: skip
     assert set(native.references) == (wanted if native.COMPILED else set())
 

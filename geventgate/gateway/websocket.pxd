@@ -43,11 +43,11 @@ cdef class WebSocket:
     cdef object __weakref__
     cdef Tunnel _opened(self)
     cdef _receive(self, timeout, bint pieces)
-    @cython.locals(protocol=WebSocketProtocol, data=bytes)
+    @cython.locals(tunnel=Tunnel, protocol=WebSocketProtocol, data=bytes)
     cdef _next(self, until=*, bint pieces=*, Py_ssize_t most=*)
-    @cython.locals(tunnel=Tunnel, data=bytes)
-    cdef bytes _read(self)
-    cdef bytes _ended_by(self, error)
+    cdef _piece(self)
+    cdef bytes _recv_until(self, until)
+    cdef bytes _cut(self)
     cdef _end_turn(self)
     cpdef bint _has_enough(self) except -1
     cdef _begin_message(self)

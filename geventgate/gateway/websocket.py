@@ -388,15 +388,13 @@ class WebSocket:
     def _next(self, until: float | None = None, pieces: bool = False, most: int = sys.maxsize) -> Message | None:
         """Read the next message, or a piece of one; ``_ends`` says whether it is the end. None: closed, or *most* bytes
         of one are held. The caller has the turn, and others have theirs even in a flood."""
-        protocol = self._protocol
+        tunnel, protocol = self._tunnel, self._protocol
+        assert tunnel is not None
         if self._turns >= TURNS:
             _give_way()
             self._turns = 0
         while True:
-            if pieces:
-                message, self._ends = protocol.next_piece() or (None, True)
-            else:
-                message = protocol.next_message(most)
+            message = self._piece() if pieces else protocol.next_message(most)
             if protocol.owed:
                 self._settle()
             if message is not None:
@@ -407,40 +405,40 @@ class WebSocket:
                 return None
             if protocol.held() >= most:
                 return None
-            data = self._read() if until is None else self._read_until(until)
+            self._reading = True  # till _end_turn(), if something is thrown in
+            try:
+                data = tunnel.recv(RECEIVE_SIZE) if until is None else self._recv_until(until)
+            except OSError:
+                data = self._cut()
+            self._reading = False
+            if data is None:
+                raise TimeoutError("no message came in time")
             if data:
+                self._quiet = 0.0
+                self._ping = NO_PING
                 protocol.feed(data)
                 if len(data) == RECEIVE_SIZE:  # there is more, and recv() will not wait
                     _give_way()
             else:
                 self._lose("the connection ended without a Close")
 
-    def _read(self) -> bytes:
-        """Wait for the peer's bytes; b"" at their end."""
-        tunnel = self._tunnel
-        assert tunnel is not None
-        self._reading = True  # till _end_turn(), if something is thrown in
-        try:
-            data = tunnel.recv(RECEIVE_SIZE)
-        except OSError as error:
-            data = self._ended_by(error)
-        self._reading = False
-        self._quiet = 0.0
-        self._ping = NO_PING
-        return data
+    def _piece(self) -> Message | None:
+        piece, self._ends = self._protocol.next_piece() or (None, True)
+        return piece
 
-    def _read_until(self, until: float) -> bytes:
-        """As _read(). Raises TimeoutError."""
+    def _recv_until(self, until: float) -> bytes | None:
+        """As the tunnel's recv(); None: nothing has come in time."""
+        assert self._tunnel is not None
         with gevent.Timeout(_left(until)) as timer:
             try:
-                return self._read()
+                return self._tunnel.recv(RECEIVE_SIZE)
             except gevent.Timeout as expired:
                 if expired is not timer:
                     raise
-                raise TimeoutError("no message came in time") from None
+                return None
 
-    def _ended_by(self, error: OSError) -> bytes:
-        log.debug("%s: %s", self._exchange, error)
+    def _cut(self) -> bytes:
+        log.debug("%s: cut", self._exchange, exc_info=True)
         return b""
 
     def _end_turn(self) -> None:

@@ -1,6 +1,7 @@
 """WebSocket over exchanges in memory: who reads, who writes, who waits. The test is the peer, by wsproto."""
 
 import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -673,6 +674,125 @@ def test_a_send_that_fails():
     assert gone.value.code == 1006
     assert peer.ws.close_code == 1006
     assert peer.ws.receive() is None
+
+
+# --- several frames, one write
+
+
+def stuck(peer: Peer, *messages: Any) -> tuple[gevent.Greenlet, list[gevent.Greenlet]]:
+    """A greenlet whose message the peer does not take yet, and one for each of *messages* behind it."""
+    first = gevent.spawn(peer.ws.send, "x" * 5000)
+    gevent.idle()
+    others = [gevent.spawn(peer.ws.send, message) for message in messages]
+    gevent.idle()
+    return first, others
+
+
+def test_messages_that_wait_leave_in_one_write():
+    peer = Peer(capacity=1000).accepted()
+    first, others = stuck(peer, *(str(number) for number in range(50)))
+    assert len(peer.ours.writes) == 1
+    assert not any(other.ready() for other in others)  # nobody is told before the bytes have left
+    assert [peer.hear() for _ in range(51)] == ["x" * 5000, *map(str, range(50))]
+    gevent.joinall([first, *others], WAIT, raise_error=True)
+    assert len(peer.ours.writes) == 2
+
+
+def test_what_waits_fails_together():
+    peer = Peer(capacity=1000).accepted()
+    first, others = stuck(peer, "a", b"b")
+    peer.exchange.tunnel.abort()
+    for greenlet in (first, *others):
+        with pytest.raises(WebSocketError):
+            greenlet.get(timeout=WAIT)
+    assert peer.ws.close_code == 1006
+
+
+def test_what_is_sent_for_others_fails_for_each():
+    """The second write carries all three; each of them is told."""
+    peer = Peer(capacity=1000).accepted()
+    first, others = stuck(peer, *["y" * 3000] * 3)
+    assert peer.hear() == "x" * 5000
+    first.get(timeout=WAIT)
+    gevent.idle()
+    assert len(peer.ours.writes) == 2
+    peer.exchange.tunnel.abort()
+    for other in others:
+        with pytest.raises(WebSocketError):
+            other.get(timeout=WAIT)
+
+
+@pytest.mark.parametrize("thrown", [gevent.Timeout(), KeyError("x"), gevent.GreenletExit()])
+def test_what_is_thrown_into_one_that_waits_leaves_its_message_unsent(thrown):
+    peer = Peer(capacity=1000).accepted()
+    first, others = stuck(peer, "a", "b", "c")
+    others[1].kill(thrown, block=True)
+    assert [peer.hear() for _ in range(3)] == ["x" * 5000, "a", "c"]
+    gevent.joinall([first, others[0], others[2]], WAIT, raise_error=True)
+    assert not peer.ws.closed
+
+
+def test_what_waits_leaves_before_a_close_and_nothing_behind_it():
+    peer = Peer(capacity=1000).accepted()
+    first, others = stuck(peer, "a")
+    closing = gevent.spawn(peer.ws.close, 1001)
+    gevent.idle()
+    raises(WebSocketError, peer.ws.send, "late")
+    assert [peer.hear(), peer.hear(), peer.hear()] == ["x" * 5000, "a", CloseConnection(1001, "")]
+    gevent.joinall([first, *others], WAIT, raise_error=True)
+    peer.exchange.tunnel.abort()
+    closing.join(WAIT)
+
+
+def test_what_waits_never_stands_inside_a_message_in_fragments():
+    peer = Peer(capacity=1000).accepted()
+    first, others = stuck(peer, "a")
+    fragments = gevent.spawn(peer.ws.send_fragments, ["1", "2", "3"])
+    gevent.idle()
+    late = [gevent.spawn(peer.ws.send, message) for message in ("b", "c")]
+    gevent.idle()
+    heard = [peer.hear() for _ in range(5)]
+    assert heard[:3] == ["x" * 5000, "a", "123"]
+    assert sorted(heard[3:]) == ["b", "c"]
+    gevent.joinall([first, fragments, *others, *late], WAIT, raise_error=True)
+
+
+def test_a_pong_rides_with_a_message_that_waits():
+    peer = Peer(capacity=1000).accepted()
+    first, others = stuck(peer, "a")
+    with greenlet(peer.ws.receive):
+        peer.say(Ping(b"p"), "end")
+        gevent.idle()
+    assert [peer.hear(), peer.hear(), peer.hear()][0] == "x" * 5000
+    gevent.joinall([first, *others], WAIT, raise_error=True)
+    assert len(peer.ours.writes) == 2
+
+
+def test_compressed_messages_keep_their_order():
+    peer = deflating(capacity=1000).accepted()
+    first = gevent.spawn(peer.ws.send, os.urandom(5000))
+    gevent.idle()
+    others = [gevent.spawn(peer.ws.send, "waits " * number) for number in range(1, 20)]
+    gevent.idle()
+    peer.hear()
+    assert [peer.hear() for _ in others] == ["waits " * number for number in range(1, 20)]
+    gevent.joinall([first, *others], WAIT, raise_error=True)
+
+
+def test_a_lock_of_two_minds():
+    """A flag while one wants it, a semaphore from the first contention on."""
+    lock = module.Lock()
+    assert (lock.held(), lock.acquire(), lock.held()) == (False, True, True)
+    lock.release()
+    with lock:
+        assert not lock.acquire(0.001)
+        waiting = gevent.spawn(lock.acquire)
+        gevent.idle()
+        assert not waiting.ready()
+    assert waiting.get(timeout=WAIT)
+    assert lock.held()
+    lock.release()
+    assert not lock.held()
 
 
 def test_what_cannot_be_sent_does_no_harm():

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from protocol.test_websocket import BINARY, CLOSE, CONTINUATION, CUTS, PING, TEXT, frame, split
 
 from geventgate import native
 from geventgate.errors import PeerError
 from geventgate.protocol import websocket
 from geventgate.protocol.websocket import FrameCodec, encode, frame_codec
+from protocol.test_websocket import BINARY, CLOSE, CONTINUATION, CUTS, PING, TEXT, frame, split
 
 SIZES = (0, 1, 125, 126, 127, 4096, 65535, 65536, 70_000)
 

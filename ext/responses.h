@@ -4,7 +4,7 @@
  * and every field that the server minds but Content-Length, is UNUSUAL, and the reference's to judge. */
 #ifndef GEVENTGATE_RESPONSES_H
 #define GEVENTGATE_RESPONSES_H
-#include "heads.h"
+#include "bytes.h"
 
 enum { LONGEST_WIRE = 2048, LONGEST_KNOWN_LINE = 96, LONGEST_KNOWN_STATUS = 64, MOST_KNOWN_FIELDS = 16 };
 

@@ -2,7 +2,7 @@ cimport cython
 
 cdef extern from "spans.h":
     ctypedef struct field_span:
-        unsigned short name, name_end, value, value_end
+        unsigned short name, name_end, value, value_end, known
 
 
 @cython.final

@@ -22,8 +22,7 @@ POLICY = (
     "server.carrier", "server.http1", "server.http2", "gateway.environ", "gateway.websocket", "gateway.wsgi",
 )  # fmt: skip
 TWINS = (  # from ext/
-    "protocol._frames", "protocol._heads", "protocol._responses", "server._descriptor", "server._context",
-    "gateway._environ",
+    "protocol._frames", "protocol._requests", "protocol._responses", "server._descriptor", "server._context",
 )  # fmt: skip
 VARIABLE = "GEVENTGATE_PURE"
 NOTE = "uncompiled.txt"  # why nothing was compiled, if that was not by choice

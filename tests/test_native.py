@@ -19,7 +19,7 @@ from geventgate import native
 from geventgate.errors import ApplicationError, PeerError
 from geventgate.gateway import environ
 from geventgate.message import RequestHead, ResponseHead, split_fields
-from geventgate.protocol import http1
+from geventgate.protocol import http1, websocket
 from geventgate.protocol.http1 import HeadLimits
 from geventgate.server import carrier, descriptor
 
@@ -48,6 +48,7 @@ def test_what_has_a_twin() -> None:
         "parse_request_head", "compose_response_head", "add_fields", "with_room", "descriptor_of",
         "encode", "frame_codec", "run_in_copied_context",
     }  # fmt: skip
+    assert websocket.MAX_CONTROL  # those of a module are known once it is imported
     assert set(native.references) == (wanted if native.COMPILED else set())
 
 

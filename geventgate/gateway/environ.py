@@ -337,5 +337,5 @@ def _key(name: bytes) -> str:
     return key
 
 
-add_fields = native.twin(add_fields, "geventgate.gateway._environ")
-with_room = native.twin(with_room, "geventgate.gateway._environ")
+add_fields = native.twin(add_fields, "geventgate.protocol._requests")
+with_room = native.twin(with_room, "geventgate.protocol._requests")

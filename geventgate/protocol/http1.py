@@ -605,5 +605,5 @@ def _stated_length(value: bytes) -> int:
     return int(value)
 
 
-parse_request_head = native.twin(parse_request_head, "geventgate.protocol._heads")
+parse_request_head = native.twin(parse_request_head, "geventgate.protocol._requests")
 compose_response_head = native.twin(compose_response_head, "geventgate.protocol._responses")

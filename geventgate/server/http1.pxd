@@ -28,7 +28,6 @@ cdef class Http1Connection(Connection):
     cpdef _rest(self)
 
 
-@cython.freelist(64)
 cdef class Http1Exchange(CarriedExchange):
     cdef public Content _content
     cdef public Service _service

@@ -1,14 +1,29 @@
-"""The native twin of parse_request_head(): the same value for an ordinary head, and any other is the reference's."""
+"""The native twins of what is done with every request: parse_request_head() for an ordinary head, any other being the
+reference's, and add_fields() from the spans that it has left."""
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.dict cimport PyDict_SetItem, PyDict_Size
+from cpython.object cimport PyObject
 from cpython.tuple cimport PyTuple_GET_ITEM
+from cpython.unicode cimport PyUnicode_DecodeLatin1
 from libc.string cimport memcpy
 
 from geventgate.message cimport RequestHead, field_span
 
+cdef extern from "Python.h":
+    PyObject *PyDict_SetDefault(dict, object, object) except NULL  # borrowed
+    dict _PyDict_NewPresized(Py_ssize_t)
+
+cdef extern from "names.h" nogil:
+    enum: HOST, CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, EXPECT
+    enum: DROPPED, SECRET, BARE
+    ctypedef struct known_name:
+        int use
+    known_name known_names[1]
+    int use_of(const char *, size_t)
+
 cdef extern from "heads.h" nogil:
     enum: UNUSUAL, MAX_FIELDS
-    enum: HOST, CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, EXPECT
     ctypedef struct request_head:
         unsigned short method_end, target, query, target_end
         int minor, count
@@ -18,6 +33,11 @@ cdef extern from "heads.h" nogil:
 
 cdef extern from "texts.h":
     str known_text(const char *, Py_ssize_t)
+    str known_key(int)
+    str new_key(const char *, Py_ssize_t, int)
+
+cdef enum:
+    ROOM = 32  # fields of a request, and keys that depend on it
 
 init_kinds()
 
@@ -33,7 +53,30 @@ def make_parse_request_head(reference):
     return parse_request_head
 
 
-twins = {"parse_request_head": make_parse_request_head}
+def make_add_fields(reference):
+    """It leaves heads that no native parser saw to *reference*."""
+
+    def add_fields(dict environ not None, RequestHead head not None):
+        if head._fields is None:
+            add_spans(environ, head)
+        else:
+            reference(environ, head)
+
+    return add_fields
+
+
+def with_room(dict template not None):
+    roomy = _PyDict_NewPresized(len(template) + ROOM)
+    for key, value in template.items():
+        roomy[key] = value
+    return roomy
+
+
+twins = {
+    "parse_request_head": make_parse_request_head,
+    "add_fields": make_add_fields,
+    "with_room": lambda reference: with_room,
+}
 
 
 cdef RequestHead scan(bytes buffer, Py_ssize_t start, limits):
@@ -79,3 +122,28 @@ cdef inline bytes value(const char *begin, field_span *fields, int number):
         return None
     cdef field_span *field = &fields[number - 1]
     return PyBytes_FromStringAndSize(begin + field.value, field.value_end - field.value)
+
+
+cdef int add_spans(dict environ, RequestHead head) except -1:
+    cdef const char *block = PyBytes_AS_STRING(head.block)
+    cdef const char *name
+    cdef field_span *field
+    cdef Py_ssize_t size, before
+    cdef int i, use
+    for i in range(head._count):
+        field = &head._spans[i]
+        name = block + field.name
+        size = field.name_end - field.name
+        use = known_names[field.known - 1].use if field.known else use_of(name, size)
+        if use & DROPPED:
+            continue
+        key = known_key(field.known - 1) if field.known else new_key(name, size, use & BARE)
+        if use & SECRET:  # not kept in memory for the next request that says the same
+            text = PyUnicode_DecodeLatin1(block + field.value, field.value_end - field.value, NULL)
+        else:
+            text = known_text(block + field.value, field.value_end - field.value)
+        before = PyDict_Size(environ)
+        there = <object>PyDict_SetDefault(environ, key, text)
+        if PyDict_Size(environ) == before:
+            PyDict_SetItem(environ, key, f"{there}{'; ' if key == 'HTTP_COOKIE' else ','}{text}")
+    return 0

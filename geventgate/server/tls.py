@@ -9,7 +9,7 @@ import errno
 import logging
 import ssl
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from types import MappingProxyType
 from typing import Any
@@ -20,7 +20,7 @@ from geventgate.message import Tls
 from geventgate.protocol.http1 import compose_response_head
 from geventgate.server.certificates import Certificates, Session
 from geventgate.server.clock import CLOCK
-from geventgate.server.descriptor import size_of
+from geventgate.server.descriptor import Descriptor, size_of
 from geventgate.server.http1 import linger
 from geventgate.server.opening import Opening
 from geventgate.server.service import Connection, Service
@@ -84,10 +84,10 @@ class TlsOpening(Opening):
 class Deciphering:
     """What a TlsStream receives from: as a Descriptor's recv(), plaintext."""
 
-    __slots__ = ("_ciphertext", "_recv", "_session", "ended")
+    __slots__ = ("_ciphertext", "_descriptor", "_session", "ended")
 
-    def __init__(self, recv: Callable[[int], bytes | None], session: Session, ciphertext: ssl.MemoryBIO) -> None:
-        self._recv = recv
+    def __init__(self, descriptor: Descriptor, session: Session, ciphertext: ssl.MemoryBIO) -> None:
+        self._descriptor = descriptor
         self._session = session
         self._ciphertext = ciphertext
         self.ended = False  # the peer has said so: close_notify, or the end of its bytes
@@ -97,7 +97,7 @@ class Deciphering:
         error, as in nginx: HTTP knows how long its messages are."""
         if self.ended:
             return b""
-        data = self._recv(size)
+        data = self._descriptor.recv(size)
         if data is None:
             return None
         if not data:
@@ -138,13 +138,13 @@ class TlsStream(Stream):
     def __init__(self, plain: Stream, context: ssl.SSLContext) -> None:
         early = plain.inbox[plain.start :]
         deadline = plain.deadline
-        super().__init__(plain.give_up())
+        Stream.__init__(self, plain.give_up())  # super() is slow when compiled, or cannot be
         self.deadline = deadline
         self._received = ssl.MemoryBIO()
         self._ciphertext = ssl.MemoryBIO()  # to be sent
         self._received.write(early)
         self._session: Session = context.wrap_bio(self._received, self._ciphertext, server_side=True)  # type: ignore[assignment]
-        self._deciphering = Deciphering(self._descriptor.recv, self._session, self._received)
+        self._deciphering = Deciphering(self._descriptor, self._session, self._received)
 
     def handshake(self) -> None:
         """Raises PeerError, PeerGone, PeerTimeout."""
@@ -238,24 +238,24 @@ class TlsStream(Stream):
             if self._writing is None:
                 self._push_once()  # the alert
             error = OSError(error.errno, _reason(error))
-        return super()._lost(error)
+        return Stream._lost(self, error)
 
     def shutdown(self) -> None:
         self.flush()
         self._claim_writer()
         self._say_end()
         self._push()
-        super().shutdown()
+        Stream.shutdown(self)
 
     def close(self) -> None:
         if not self._broken and self._writing is None:
             self._say_end()
             self._push_once()
-        super().close()
+        Stream.close(self)
 
     def reset(self) -> None:
         self._broken = True
-        super().reset()
+        Stream.reset(self)
 
     def _say_end(self) -> None:
         """close_notify. unwrap() then looks for the peer's: that it has not come is no matter."""

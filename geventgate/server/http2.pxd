@@ -33,7 +33,8 @@ cdef class Http2Connection(Connection):
     @cython.locals(exchanges=dict, exchange=Http2Exchange)
     cpdef _deliver(self, list events)
     cpdef _open(self, Request event)
-    cpdef add(self, Http2Exchange exchange)
+    @cython.locals(exchange=Http2Exchange)
+    cpdef add(self, stream_id, RequestHead head, bint ended, tuple peer)
     @cython.locals(service=Service)
     cpdef serve_exchange(self, Http2Exchange exchange)
     cpdef refusal(self, RequestHead head)
@@ -53,6 +54,7 @@ cdef class Http2Exchange(CarriedExchange):
     cdef public object _engine, _pieces, _reader, _tunnel, _writer, stream_id, worker
     cdef public Py_ssize_t _read_ticks, _received, _unread
     cdef public tuple _trailers, lost
+    cpdef carry(self, Http2Connection connection, stream_id, bint ended)
     @cython.locals(data=bytes)
     cpdef hear(self, event)
     cpdef _wake(self, waiter)

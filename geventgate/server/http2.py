@@ -233,11 +233,13 @@ class Http2Connection(Connection):
         self._stream.deadline = 0.0
         if self._tls is not None:
             event.head.scheme = "https"
-        self.add(Http2Exchange(self, event.stream_id, event.head, event.ended, self._peer, self._local, self._tls))
+        self.add(event.stream_id, event.head, event.ended, self._peer)
 
-    def add(self, exchange: "Http2Exchange") -> None:
-        """Have *exchange* served."""
-        self.exchanges[exchange.stream_id] = exchange
+    def add(self, stream_id: int, head: RequestHead, ended: bool, peer: Address) -> None:
+        """Have a request served. *ended*: so has its content."""
+        exchange = self.exchanges[stream_id] = Http2Exchange()
+        exchange.begin(head, peer, self._local, self._tls, not ended and head.protocol is None)
+        exchange.carry(self, stream_id, ended)
         self._turns.add(exchange)
 
     def _lose_all(self, why: str) -> None:
@@ -451,17 +453,8 @@ class Http2Exchange(CarriedExchange):
         "_stalled", "_trailers", "_tunnel", "_unread", "_wide", "_writer", "lost", "stream_id", "worker",
     )  # fmt: skip
 
-    def __init__(
-        self,
-        connection: Http2Connection,
-        stream_id: int,
-        request: RequestHead,
-        ended: bool,
-        peer: Address,
-        local: Address,
-        tls: Tls | None,
-    ) -> None:
-        self.begin(request, peer, local, tls, not ended and request.protocol is None)
+    def carry(self, connection: Http2Connection, stream_id: int, ended: bool) -> None:
+        """After begin()."""
         # Set once.
         self.stream_id = stream_id
         self.worker: Any = None
@@ -477,7 +470,7 @@ class Http2Exchange(CarriedExchange):
         self._unread = 0
         self._reader: Waiter | None = None
         # Owned by the reading greenlet.
-        self._continue_due = request.expect is not None and self.has_content
+        self._continue_due = self.has_content and self.request.expect is not None
         self._wide = False
         self._read_ticks = 0
         # Owned by the writing greenlet.
@@ -641,7 +634,7 @@ class Http2Exchange(CarriedExchange):
             return False
         head.scheme = request.scheme
         connection = self._connection
-        connection.add(Http2Exchange(connection, stream_id, head, True, self.peer, self.local, self.tls))
+        connection.add(stream_id, head, True, self.peer)
         connection.wake_writer()
         return True
 

@@ -27,7 +27,7 @@ cdef class WebSocket:
     cdef public dict environ
     cdef public str subprotocol
     cdef public bint refused
-    cdef public object _exchange, _handshake, _host
+    cdef public object handshake, _exchange, _host
     cdef public WebSocketProtocol _protocol
     cdef public Tunnel _tunnel
     # Of reading.

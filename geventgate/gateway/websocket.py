@@ -170,8 +170,8 @@ class WebSocket:
     """
 
     __slots__ = (
-        "environ", "subprotocol", "refused",
-        "_exchange", "_handshake", "_host", "_protocol", "_tunnel",
+        "environ", "handshake", "subprotocol", "refused",
+        "_exchange", "_host", "_protocol", "_tunnel",
         "_queue", "_turn", "_receivers", "_reading", "_ends", "_turns", "_pumping", "_away", "_quiet", "_ping",
         "_frames", "_waiting", "_fragments", "_fragmenting", "__weakref__",
     )  # fmt: skip
@@ -180,7 +180,7 @@ class WebSocket:
         # Set once.
         self.environ: dict[str, Any] = {}  # of the request; the gateway's to set
         self._exchange = exchange
-        self._handshake = handshake
+        self.handshake = handshake
         self._host = host
         # Set by accept().
         self.subprotocol: str | None = None
@@ -209,7 +209,7 @@ class WebSocket:
     @property
     def origin(self) -> str | None:
         """Of the page that opened it; None outside of browsers."""
-        return self._handshake.origin
+        return self.handshake.origin
 
     @property
     def path(self) -> str:
@@ -218,12 +218,12 @@ class WebSocket:
 
     @property
     def version(self) -> str:
-        return self._handshake.version
+        return self.handshake.version
 
     @property
     def subprotocols(self) -> tuple[str, ...]:
         """What the client offers, its favourite first."""
-        return self._handshake.subprotocols
+        return self.handshake.subprotocols
 
     @property
     def protocol(self) -> str | None:
@@ -295,8 +295,8 @@ class WebSocket:
         config = self._host.config
         agreed = None
         if config.ws_per_message_deflate if compress is None else compress:
-            agreed = negotiate(self._handshake.extensions)
-        fields = accept_fields(self._handshake, subprotocol, headers, agreed.answer if agreed else "")
+            agreed = negotiate(self.handshake.extensions)
+        fields = accept_fields(self.handshake, subprotocol, headers, agreed.answer if agreed else "")
         request = self._exchange.request
         if not origin_allowed(request, self.origin, config.ws_origins if origins is None else origins):
             self._refuse(request.authority.decode("latin-1"))

@@ -15,7 +15,7 @@ cdef class WsgiResponse:
     cpdef _send_head(self, fields=*)
     cpdef send_result(self, result)
     cpdef _send_blocks(self, blocks)
-    cpdef bint end_tunnel(self, error=*) except -1
+    cpdef bint end(self, error=*) except -1
     cpdef bint _has_left_http(self) except -1
     cpdef _finish(self, data)
 
@@ -27,7 +27,6 @@ cdef class WsgiGateway:
     cdef public dict _templates
     @cython.locals(response=WsgiResponse, environ=dict)
     cpdef handle(self, Exchange exchange)
-    cdef _handle_websocket(self, Exchange exchange, dict environ)
 
 
 @cython.locals(request=RequestHead)

@@ -198,16 +198,24 @@ class WsgiResponse:
             self._raw = RawWebSocket(self._exchange, handshake, host)
         return self._raw.socket
 
-    def end_tunnel(self, error: BaseException | None = None) -> bool:
-        """The application has returned, or raised *error*; whether that is how it ends a tunnel, and no failure."""
-        raw = self._raw
+    def end(self, error: BaseException | None = None) -> bool:
+        """The application has returned, or raised *error*, and with it ends what followed HTTP. Whether *error* is but
+        how that ends, and no failure."""
         if self._socket is not None:
             self._socket.finish(error)
-        if raw is None:
-            return False
-        ended = error is not None and raw.is_end(error)
-        # A framework may have caught the error, and made a page of it that nobody will see.
-        raw.finish(None if ended else error, failed=str(self._status).startswith("5"))
+        return self._websocket is not None and self._end_websocket(self._websocket, error)
+
+    def _end_websocket(self, websocket: WebSocket, error: BaseException | None) -> bool:
+        websocket.environ = {}  # no cycle
+        ended = isinstance(error, WebSocketError) and websocket.closed  # its own: the peer has gone
+        raw = self._raw
+        if raw is not None:
+            over = error is not None and raw.is_end(error)
+            # A framework may have caught the error, and made a page of it that nobody will see.
+            raw.finish(None if over else error, failed=str(self._status).startswith("5"))
+            ended = ended or over
+        if websocket.accepted:
+            websocket.finish(error)
         return ended
 
     def _send_file(self, file: IO[bytes], offset: int, count: int) -> None:
@@ -276,28 +284,37 @@ class WsgiGateway:
     def handle(self, exchange: Exchange) -> None:
         front = self._forwarding.apply(exchange) if self._forwarding is not None else None
         environ = build_environ(exchange, self._templates.get(exchange.local) or self._template(exchange.local), front)
+        websocket = None
         protocol = exchange.request.protocol
         if protocol is not None and is_websocket(exchange.request):
-            self._handle_websocket(exchange, environ)
-            return
+            websocket = self._handshake(exchange)
+            if websocket is None:
+                return
         response = WsgiResponse.__new__(WsgiResponse)
-        response.begin(exchange, None)
+        response.begin(exchange, websocket)
         _offer(environ, response, exchange, self._early_hints)
+        if websocket is not None:
+            self._offer_websocket(environ, response, websocket, exchange)
         try:
             response.send_result(self._application(environ, response.start_response))
         except BaseException as error:
-            response.end_tunnel(error)
-            raise
-        response.end_tunnel()
+            if not response.end(error):
+                raise
+            log.debug("%s: %s", exchange, error)
+        else:
+            response.end()
 
-    def _handle_websocket(self, exchange: Exchange, environ: Environ) -> None:
-        """As any request, but the application may accept the WebSocket instead of answering."""
+    def _handshake(self, exchange: Exchange) -> WebSocket | None:
+        """The WebSocket that the application may accept instead of answering; None: the handshake was answered."""
         try:
-            handshake = check_handshake(exchange.request)
+            return WebSocket(exchange, check_handshake(exchange.request), self._websockets)
         except PeerError as error:
             _refuse_handshake(exchange, error)
-            return
-        websocket = WebSocket(exchange, handshake, self._websockets)
+            return None
+
+    def _offer_websocket(
+        self, environ: Environ, response: WsgiResponse, websocket: WebSocket, exchange: Exchange
+    ) -> None:
         websocket.environ = environ
         if exchange.request.multiplexed:
             # There it is CONNECT, without these fields (RFC 8441 §4); routers tell WebSockets by them, Werkzeug's too.
@@ -306,30 +323,11 @@ class WsgiGateway:
             environ["HTTP_SEC_WEBSOCKET_KEY"] = NO_KEY
         environ["wsgi.websocket"] = websocket
         environ["wsgi.websocket_version"] = "13"
-        response = WsgiResponse.__new__(WsgiResponse)
-        response.begin(exchange, websocket)
-        _offer(environ, response, exchange, self._early_hints)
-        raw_socket = partial(response.raw_socket, handshake, self._websockets)
+        raw_socket = partial(response.raw_socket, websocket.handshake, self._websockets)
         if not exchange.has_content:
             environ["wsgi.input"] = BufferedReader(HandshakeFile(raw_socket), 1)
         if self._socket_key:
             environ[self._socket_key] = raw_socket()
-        try:
-            response.send_result(self._application(environ, response.start_response))
-        except BaseException as error:
-            gone = isinstance(error, WebSocketError) and websocket.closed
-            ended = response.end_tunnel(error)
-            if websocket.accepted:
-                websocket.finish(error)
-            if not (gone or ended):
-                raise
-            log.debug("%s: %s", exchange, error)  # its own: the peer has gone, no failure
-        else:
-            response.end_tunnel()
-            if websocket.accepted:
-                websocket.finish()
-        finally:
-            websocket.environ = {}  # no cycle
 
     def _template(self, local: Address) -> Environ:
         template = environ_template(local, self._root_path, self._errors, self._draining, self._software)

@@ -35,7 +35,7 @@ cdef class WebSocket:
     cdef public object _queue, _ping
     cdef public int _receivers, _turns, _away
     cdef public bint _reading, _ends, _pumping
-    cdef public double _quiet
+    cdef public double _quiet, _turned
     # Of writing.
     cdef public Lock _frames, _fragments
     cdef public list _waiting

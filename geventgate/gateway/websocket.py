@@ -44,7 +44,7 @@ READ_AHEAD = 16 * 1024 * 1024  # bytes of an unfinished message taken ahead, be 
 MAX_OWED = 1024  # control frames that may wait behind a frame being written; then reading waits too
 TICK = 1.0  # seconds between two sweeps
 AWAY_TICKS = 2  # sweeps that find the application elsewhere, before a pump reads in its place
-TURNS = 64  # messages that may be received without a wait, before other greenlets have their turn
+TURNS = 64  # messages received before it is seen to that other greenlets have their turn
 LEAST_WAIT = 0.001  # seconds: receive(timeout=0) still sees what has already come
 
 log = logging.getLogger("geventgate.websocket")
@@ -172,8 +172,8 @@ class WebSocket:
     __slots__ = (
         "environ", "handshake", "subprotocol", "refused",
         "_exchange", "_host", "_protocol", "_tunnel",
-        "_queue", "_turn", "_receivers", "_reading", "_ends", "_turns", "_pumping", "_away", "_quiet", "_ping",
-        "_frames", "_waiting", "_fragments", "_fragmenting", "__weakref__",
+        "_queue", "_turn", "_receivers", "_reading", "_ends", "_turns", "_turned", "_pumping", "_away", "_quiet",
+        "_ping", "_frames", "_waiting", "_fragments", "_fragmenting", "__weakref__",
     )  # fmt: skip
 
     def __init__(self, exchange: Exchange, handshake: Handshake, host: WebSockets) -> None:
@@ -193,7 +193,8 @@ class WebSocket:
         self._receivers = 0  # greenlets in receive()
         self._reading = False  # one is waiting for the peer's bytes
         self._ends = False  # the piece that _receive() has returned ends its message
-        self._turns = 0
+        self._turns = 0  # messages, the large ones for more, ...
+        self._turned = 0.0  # ... since then, by the loop's clock
         self._pumping = False
         self._away = 0  # sweeps that found no greenlet in receive()
         self._quiet = 0.0  # seconds of waiting since the peer's last bytes
@@ -391,13 +392,14 @@ class WebSocket:
         tunnel, protocol = self._tunnel, self._protocol
         assert tunnel is not None
         if self._turns >= TURNS:
-            _give_way()
-            self._turns = 0
+            self._give_turns()
         while True:
             message = self._piece() if pieces else protocol.next_message(most)
             if protocol.owed:
                 self._settle()
             if message is not None:
+                if self._turns == 0:
+                    self._turned = get_hub().loop.now()
                 self._turns += 1 + len(message) // RECEIVE_SIZE  # it may have been a few bytes, compressed
                 return message
             if protocol.state is CLOSED:
@@ -421,6 +423,12 @@ class WebSocket:
                     _give_way()
             else:
                 self._lose("the connection ended without a Close")
+
+    def _give_turns(self) -> None:
+        """Let others have their turn, unless they have had it: until then the loop's clock stands still."""
+        if get_hub().loop.now() == self._turned:
+            _give_way()
+        self._turns = 0
 
     def _piece(self) -> Message | None:
         piece, self._ends = self._protocol.next_piece() or (None, True)

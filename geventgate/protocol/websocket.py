@@ -306,8 +306,12 @@ class WebSocketProtocol:
         """Give out what is held, all but the beginning of a character."""
         held = self._held
         cut = b"" if self._utf8 is None else self._utf8.getstate()[0]
-        whole = held[: len(held) - len(cut)] if cut else held
-        message = _text(whole) if self._opcode == TEXT else bytes(whole)
+        if cut:
+            held = held[: len(held) - len(cut)]
+        if self._opcode == TEXT:
+            message: Message = _text(held)
+        else:
+            message = held if isinstance(held, bytes) else bytes(held)
         if ends:
             self._forget()
         else:

@@ -50,6 +50,6 @@ cdef class Http1Exchange(CarriedExchange):
 
 cdef class Http1Tunnel(Tunnel):
     cdef public Stream _stream
-    @cython.locals(stream=Stream)
+    @cython.locals(stream=Stream, data=bytes)
     cpdef bytes recv(self, Py_ssize_t size)
     cpdef sendv(self, buffers)

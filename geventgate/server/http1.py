@@ -498,7 +498,9 @@ class Http1Tunnel(Tunnel):
         stream = self._stream
         if not stream.inbox and not stream.receive():
             return b""
-        data = stream.inbox[stream.start : stream.start + size]
+        data = stream.inbox
+        if stream.start or len(data) > size:
+            data = data[stream.start : stream.start + size]
         stream.take(len(data))
         return data
 

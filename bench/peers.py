@@ -116,6 +116,10 @@ GEVENTGATE_APPS = every("wsgi", *HTTP, "close", *HTTP2, "crowd") | every("websoc
 GEVENTGATE_OPTIONS = cleartext_and_tls("--http2-cleartext prior-knowledge", CERTIFICATE) | {
     "crowd": "--keep-alive 600 --worker-connections 1000000"
 }
+# By default it serves as many connections at once as its backlog is long: 4096.
+GRANIAN_OPTIONS = cleartext_and_tls("", "--ssl-certificate {built}/cert.pem --ssl-keyfile {built}/key.pem") | every(
+    "--backpressure 10000", "idle", "idle websocket"
+)
 
 SERVERS = [
     Server(OURS, "", GEVENTGATE.format(tree="native", engine="ngh2"), GEVENTGATE_APPS, GEVENTGATE_OPTIONS),
@@ -155,14 +159,14 @@ SERVERS = [
         "granian",
         "{bin}/granian --interface wsgi --workers 1 --backlog 4096 --no-log --host 127.0.0.1 --port {port} apps:{app}",
         every("wsgi", *HTTP, "close", *HTTP2),
-        cleartext_and_tls("", "--ssl-certificate {built}/cert.pem --ssl-keyfile {built}/key.pem"),
+        GRANIAN_OPTIONS,
     ),
     Server(
         "granian asgi",
         "granian",
         "{bin}/granian --interface asgi --workers 1 --backlog 4096 --no-log --host 127.0.0.1 --port {port} apps:{app}",
         every("asgi", *HTTP, "close", *HTTP2, "websocket", "idle websocket"),
-        cleartext_and_tls("", "--ssl-certificate {built}/cert.pem --ssl-keyfile {built}/key.pem"),
+        GRANIAN_OPTIONS,
     ),
     Server(
         "uvicorn",

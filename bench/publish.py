@@ -164,8 +164,15 @@ def aims(slices: list[Slice]) -> list[str]:
 def notes(slices: list[Slice]) -> list[str]:
     last = max(slices, key=lambda each: each["date"])
     lines = [f"{last['cpu']}, {last['cores']} cores, {last['system']}, Python {last['python']}; medians."]
-    missing = dict.fromkeys(f"{row['server']}: {row['note']}" for each in slices for row in each["rows"] if row["note"])
-    return lines + (["", "Not measured: " + "; ".join(missing) + "."] if missing else [])
+    missing: dict[str, list[str]] = {}
+    for each in slices:
+        for row in each["rows"]:
+            if row["note"]:
+                missing.setdefault(f"{row['server']}: {row['note']}", []).append(each["scenario"])
+    if missing:
+        lines += ["", "Not measured:", ""]
+        lines += [f"- {why} ({'; '.join(scenarios)})" for why, scenarios in missing.items()]
+    return lines
 
 
 def publish(slices: list[Slice]) -> None:

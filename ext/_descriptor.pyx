@@ -1,6 +1,6 @@
 """The native twin of descriptor_of() of server/descriptor.py: recv(2), send(2) and sendmsg(2) by C."""
 
-from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals, PyErr_SetFromErrno
 from libc.errno cimport EAGAIN, EINTR, errno
@@ -52,6 +52,20 @@ cdef class NativeDescriptor(Descriptor):
                 return PyBytes_FromStringAndSize(scratch, count)
             if not judge():
                 return None
+
+    cpdef Py_ssize_t recv_into(self, buffer) except -2:
+        cdef Py_buffer view
+        cdef ssize_t count
+        PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE)
+        try:
+            while True:
+                count = recv(self._fd, view.buf, view.len, MSG_DONTWAIT)
+                if count >= 0:
+                    return count
+                if not judge():
+                    return -1
+        finally:
+            PyBuffer_Release(&view)
 
     cpdef Py_ssize_t sendv(self, buffers) except -1:
         cdef Py_ssize_t size = joined(<list>buffers) if type(buffers) is list else -1

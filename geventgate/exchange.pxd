@@ -1,3 +1,5 @@
+cimport cython
+
 from geventgate.message cimport RequestHead
 
 
@@ -10,6 +12,8 @@ cdef class Exchange:
     cdef public int status
     cdef public Py_ssize_t sent
     cpdef bytes read(self, Py_ssize_t size)
+    @cython.locals(data=bytes)
+    cpdef Py_ssize_t readinto(self, buffer) except -1
     cpdef take_whole(self)
     cpdef send_head(self, status, fields)
     cpdef send(self, data)

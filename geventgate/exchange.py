@@ -59,6 +59,12 @@ class Exchange:
         """
         raise NotImplementedError
 
+    def readinto(self, buffer: memoryview) -> int:
+        """As read(), into *buffer* (of bytes, and not empty); how many. Large content is not copied on its way."""
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
     def take_whole(self) -> bytes | None:
         """All of the content, where it has come already, is small, and nobody has read of it; else None.
 

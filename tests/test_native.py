@@ -173,6 +173,13 @@ def test_receiving_and_sending(which: str) -> None:
         assert there.recv(10) is None
         theirs.sendall(b"hello")
         assert (there.recv(2), there.recv(100)) == (b"he", b"llo")
+        buffer = bytearray(4)
+        assert there.recv_into(memoryview(buffer)) == -1
+        theirs.sendall(b"hello")
+        assert there.recv_into(memoryview(buffer)[1:]) == 3
+        assert (bytes(buffer), there.recv(9)) == (b"\0hel", b"lo")
+        with pytest.raises((TypeError, BufferError)):
+            there.recv_into(b"read-only")
         for buffers in (
             [b"abc"],
             [b"a", b"", bytearray(b"bc")],
@@ -202,6 +209,7 @@ def test_receiving_and_sending(which: str) -> None:
         with suppress(ConnectionError):  # told once
             there.recv(1)
         assert there.recv(1) == b""
+        assert there.recv_into(memoryview(bytearray(1))) == 0
 
 
 def test_what_encrypts_does_so_by_itself() -> None:

@@ -160,10 +160,10 @@ class ContentFile(RawIOBase):
         return True
 
     def readinto(self, buffer: "WriteableBuffer") -> int:
-        view = memoryview(buffer)
-        data = self._exchange.read(len(view))
-        view[: len(data)] = data
-        return len(data)
+        return self._exchange.readinto(memoryview(buffer).cast("B"))
+
+    def readall(self) -> bytes:
+        return b"".join(iter(lambda: self._exchange.read(CONTENT_BUFFER), b""))  # io's own asks for 8 KiB at a time
 
 
 class NoContent(BufferedReader):

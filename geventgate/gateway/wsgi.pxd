@@ -8,7 +8,7 @@ from geventgate.gateway.environ cimport build_environ
 @cython.freelist(64)
 cdef class WsgiResponse:
     cdef public Exchange _exchange
-    cdef public object _fields, _raw, _socket, _status, _trailers, _websocket
+    cdef public object _fields, _raw, _socket, _status, _trailers, _websocket, input
     cdef public bint _hijacked, _started
     cpdef begin(self, Exchange exchange, websocket)
     cpdef start_response(self, status, fields, exc_info=*)

@@ -5,7 +5,7 @@ import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from io import BufferedRandom, BufferedReader, FileIO
+from io import BufferedRandom, BufferedReader, BytesIO, FileIO
 from types import TracebackType
 from typing import IO, Any, TextIO
 
@@ -70,12 +70,14 @@ class WsgiResponse:
 
     __slots__ = (
         "_exchange", "_fields", "_hijacked", "_raw", "_socket", "_started", "_status", "_trailers", "_websocket",
+        "input",
     )  # fmt: skip
 
     def begin(self, exchange: Exchange, websocket: WebSocket | None) -> None:
         """In place of __init__(), as CarriedExchange's."""
         self._exchange = exchange
         self._websocket = websocket
+        self.input: BytesIO | None = None
         self._status: str | int | None = None
         self._fields: ResponseFields = ()
         self._trailers: ResponseFields = ()
@@ -178,6 +180,7 @@ class WsgiResponse:
         """
         exchange = self._exchange
         self._socket = TunnelSocket(exchange.open_tunnel(headers, protocol), exchange.peer, exchange.local)
+        self._take_input()  # what was left unread before a tunnel is not its
         return self._socket
 
     def hijack(self) -> tuple[Any, bytes]:
@@ -187,10 +190,15 @@ class WsgiResponse:
         """
         exchange = self._exchange
         connection, unread = exchange.hijack()
+        unread = self._take_input() + unread
         self._hijacked = True
         if isinstance(connection, Tunnel):
             connection = TunnelSocket(connection, exchange.peer, exchange.local)
         return connection, unread
+
+    def _take_input(self) -> bytes:
+        """What nobody has read of content that was taken whole."""
+        return b"" if self.input is None else self.input.read()
 
     def raw_socket(self, handshake: Handshake, host: WebSockets) -> TunnelSocket:
         """The socket of a WebSocket handshake, for an application that writes even its head; made once."""
@@ -342,6 +350,8 @@ class WsgiGateway:
 def _offer(environ: Environ, response: WsgiResponse, exchange: Exchange, early_hints: bool) -> None:
     """Put into *environ* what an application can do beyond PEP 3333. *early_hints*: over HTTP/1.1 too."""
     request = exchange.request
+    if exchange.has_content and type(content := environ["wsgi.input"]) is BytesIO:
+        response.input = content
     if request.protocol is not None:
         environ["geventgate.protocol"] = request.protocol
         environ["geventgate.upgrade"] = response.upgrade

@@ -5,7 +5,7 @@ from geventgate.message cimport RequestHead, ResponseHead
 
 
 cdef class Content:
-    cdef public bint ended
+    cdef public bint ended, plain
     cdef public Py_ssize_t remaining
     cdef public tuple trailers
     cpdef tuple decode(self, bytes buffer, Py_ssize_t start, Py_ssize_t size)

@@ -250,9 +250,10 @@ def expects_continue(head: RequestHead) -> bool:
 class Content:
     """Content of a known length (RFC 9112 §6.2)."""
 
-    __slots__ = ("ended", "remaining", "trailers")
+    __slots__ = ("ended", "plain", "remaining", "trailers")
 
     def __init__(self, remaining: int) -> None:
+        self.plain = True  # the next ``remaining`` bytes, as they come
         self.remaining = remaining
         self.ended = remaining == 0
         self.trailers: Fields = ()
@@ -284,6 +285,7 @@ class ChunkedContent(Content):
 
     def __init__(self, limit: int = 0) -> None:
         super().__init__(1)
+        self.plain = False
         self.remaining = 0
         self._limit = limit  # bytes of content, 0 is none
         self._total = 0

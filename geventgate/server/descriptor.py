@@ -26,6 +26,13 @@ class Descriptor:
         except BlockingIOError:
             return None
 
+    def recv_into(self, buffer: memoryview) -> int:
+        """As recv(), into *buffer*; how many bytes, 0 at the end; -1: nothing has come."""
+        try:
+            return self._sock.recv_into(buffer)  # type: ignore[no-any-return]
+        except BlockingIOError:
+            return -1
+
     def sendv(self, buffers: Sequence[Bytes]) -> int:
         """Send of *buffers* what one call can; how many bytes that was, 0 where the socket takes none. Small ones are
         joined, large ones not copied."""

@@ -37,6 +37,10 @@ cdef class Http1Exchange(CarriedExchange):
     cpdef carry(self, Stream stream, Content content, bint continue_due, Service service)
     @cython.locals(stream=Stream, content=Content)
     cpdef bytes read(self, Py_ssize_t size)
+    @cython.locals(content=Content, stream=Stream, count=Py_ssize_t)
+    cpdef Py_ssize_t readinto(self, buffer) except -1
+    @cython.locals(content=Content, stream=Stream)
+    cpdef take_whole(self)
     cpdef send(self, data)
     cpdef finish(self, data=*, trailers=*)
     @cython.locals(head=ResponseHead, request=RequestHead, stated=Py_ssize_t, added=bytes, stamp=bytes)

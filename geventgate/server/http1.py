@@ -260,6 +260,27 @@ class Http1Exchange(CarriedExchange):
                 raise PeerGone("the request's content was cut short")
         return b""
 
+    def readinto(self, buffer: memoryview) -> int:
+        content, stream = self._content, self._stream
+        if content is None or not content.plain or content.ended or self._continue_due or stream.inbox:
+            return CarriedExchange.readinto(self, buffer)
+        count = stream.receive_into(buffer[: content.remaining])
+        if not count:
+            raise PeerGone("the request's content was cut short")
+        content.remaining -= count
+        content.ended = content.remaining == 0
+        return count
+
+    def take_whole(self) -> bytes | None:
+        content, stream = self._content, self._stream
+        if content is None or not content.plain or self._continue_due:
+            return None
+        if not 0 < content.remaining <= stream.pending():
+            return None
+        data, taken = content.decode(stream.inbox, stream.start, content.remaining)
+        stream.take(taken)
+        return data
+
     def _send_continue(self) -> None:
         """Tell a waiting client to go on. "A server MAY omit sending a 100 [...] if it has already received some or
         all of the content" (RFC 9110 §10.1.1)."""

@@ -24,6 +24,9 @@ cdef class Stream:
     cpdef bint receive(self) except -1
     @cython.locals(data=bytes)
     cpdef bint poll(self) except -1
+    @cython.locals(count=Py_ssize_t)
+    cpdef Py_ssize_t receive_into(self, buffer) except -1
+    cpdef _note(self, Py_ssize_t count, Py_ssize_t room)
     cpdef bytes _receive(self, Py_ssize_t size)
     cpdef rest(self)
     cpdef when_readable(self, Sleeper sleeper)

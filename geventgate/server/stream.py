@@ -99,18 +99,40 @@ class Stream:
         if data is None:
             self._drained = True
             return False
-        if len(data) < RECEIVE_SIZE:
+        self._note(len(data), RECEIVE_SIZE)
+        if data:
+            self.append(data)
+        return True
+
+    def receive_into(self, buffer: memoryview) -> int:
+        """As receive(), into *buffer*, while the inbox is empty; how many bytes, 0 at the end."""
+        if self._held:
+            self.flush()
+        while not self.ended:
+            if self._drained:
+                self._park_reader()
+                self._drained = False
+            try:
+                count = self._descriptor.recv_into(buffer)
+            except OSError as error:
+                raise self._lost(error) from None
+            if count >= 0:
+                self._note(count, len(buffer))
+                return count
+            self._drained = True
+        return 0
+
+    def _note(self, count: int, room: int) -> None:
+        """*count* bytes have come where there was *room*."""
+        if count < room:
             self._drained = True
             self._burst = 0
         else:
             self._burst += 1
             self._drained = self._burst % BURST == 0
-        if not data:
+        self.received += count
+        if not count and room:
             self.ended = True
-        else:
-            self.received += len(data)
-            self.append(data)
-        return True
 
     def _receive(self, size: int) -> bytes | None:
         """As Descriptor's recv(). Raises OSError."""

@@ -196,6 +196,14 @@ class TlsStream(Stream):
     def _receive(self, size: int) -> bytes | None:
         return self._deciphering.recv(size)
 
+    def receive_into(self, buffer: memoryview) -> int:
+        if not self.receive():
+            return 0
+        data = self.inbox[self.start : self.start + len(buffer)]
+        self.take(len(data))
+        buffer[: len(data)] = data
+        return len(data)
+
     def _park_reader(self) -> None:
         if not self._deciphering.ended:
             Stream._park_reader(self)

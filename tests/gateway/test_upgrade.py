@@ -804,14 +804,17 @@ def test_a_hijacked_connection_outlives_an_error(caplog: pytest.LogCaptureFixtur
 def test_content_is_not_read_behind_a_hijack() -> None:
     def app(environ: Any, start_response: Any) -> list[bytes]:
         body = environ["wsgi.input"]
+        read = body.read(int(environ["HTTP_X_READ"]))
         sock, unread = environ["geventgate.hijack"]()
-        sock.sendall(unread + b"|" + body.read())
+        sock.sendall(read + b"|" + unread + b"|" + body.read())
         sock.close()
         return []
 
-    with served(app) as client:
-        client.sock.sendall(b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody")
-        assert until_end(client.sock.recv) == b"body|"
+    for count, expected in ((0, b"|bodybehind|"), (2, b"bo|dybehind|"), (4, b"body|behind|")):
+        with served(app) as client:
+            head = b"GET / HTTP/1.1\r\nHost: a\r\nX-Read: %d\r\nContent-Length: 4\r\n\r\n" % count
+            client.sock.sendall(head + b"bodybehind")
+            assert until_end(client.sock.recv) == expected
 
 
 # --- CONNECT

@@ -199,11 +199,20 @@ def test_observers_hear_of_every_request(site: Site) -> None:
 # --- requests
 
 
+def read_into(exchange: Exchange, size: int = 65536) -> bytes:
+    """All of the content, as wsgi.input asks for what is large."""
+    content, buffer = b"", bytearray(size)
+    while count := exchange.readinto(memoryview(buffer)):
+        content += buffer[:count]
+    return content
+
+
+@pytest.mark.parametrize("read", [read_all, read_into])
 @pytest.mark.parametrize("size", [1, 3, 65536])
-def test_content_and_trailers(site: Site, size: int) -> None:
+def test_content_and_trailers(site: Site, size: int, read: Callable[[Exchange, int], bytes]) -> None:
     def handle(exchange: Exchange) -> None:
         assert exchange.has_content
-        data = read_all(exchange, size)
+        data = read(exchange, size)
         assert exchange.read(size) == b""
         exchange.send_head(200, [])
         exchange.finish(data + b"%r" % (exchange.trailers(),))
@@ -217,6 +226,48 @@ def test_content_and_trailers(site: Site, size: int) -> None:
         client.send(piece)
         gevent.sleep(0.002)
     assert client.response().content == b"hello((b'a', b'b'),)"
+
+
+@pytest.mark.parametrize("size", [1, 4096, 100_000, 1 << 20])
+def test_large_content_comes_where_it_is_wanted(site: Site, size: int) -> None:
+    """And nothing of the request behind it."""
+    large = os.urandom(3_000_000)
+
+    def handle(exchange: Exchange) -> None:
+        content = exchange.take_whole() or read_into(exchange, size)
+        exchange.send_head(200, [])
+        exchange.finish(b"%d %r" % (len(content), content == large))
+
+    site.serve(handle)
+    client = site.connect()
+    if size == 1:
+        large = large[:3000]
+    message = request(method="POST", fields=f"Content-Length: {len(large)}\r\n") + large
+    sender = gevent.spawn(client.send, message[:50])
+    gevent.sleep(0.01)
+    sender = gevent.spawn(client.send, message[50:] + message)
+    for _ in range(2):
+        assert client.response().content == b"%d True" % len(large)
+    sender.get()
+
+
+def test_content_that_has_come_is_taken_whole(site: Site) -> None:
+    def handle(exchange: Exchange) -> None:
+        content = exchange.take_whole()
+        exchange.send_head(200, [])
+        exchange.finish(repr((content, content and exchange.read(9), exchange.take_whole())).encode())
+
+    site.serve(handle)
+    client = site.connect()
+    client.send(request(method="POST", fields="Content-Length: 5\r\n") + b"hello" + request())
+    assert client.response().content == b"(b'hello', b'', None)"
+    assert client.response().content == b"(None, None, None)"
+    client.send(request(method="POST", fields="Content-Length: 5\r\n") + b"hell")
+    assert client.response().content == b"(None, None, None)"
+    client.send(b"o")
+    for fields, content in (("Transfer-Encoding: chunked", b"0\r\n\r\n"), ("Content-Length: 0", b"")):
+        client.send(request(method="POST", fields=fields + "\r\n") + content)
+        assert client.response().content == b"(None, None, None)"
 
 
 def test_100_continue_is_sent_by_the_first_read_only(site: Site) -> None:
@@ -347,15 +398,16 @@ def test_malformed_content_is_refused_and_nothing_behind_it_served(site: Site, c
         assert client.rest() == b""
 
 
+@pytest.mark.parametrize("read", [read_all, read_into])
 @pytest.mark.parametrize("fields", ["Content-Length: 10\r\n", "Transfer-Encoding: chunked\r\n"])
-def test_truncated_content_is_an_error(site: Site, fields: str) -> None:
+def test_truncated_content_is_an_error(site: Site, fields: str, read: Callable[[Exchange], bytes]) -> None:
     """Never b"": half an upload must not pass for a whole one (gunicorn #3382)."""
     caught: list[BaseException] = []
     ended = Event()
 
     def handle(exchange: Exchange) -> None:
         try:
-            read_all(exchange)
+            read(exchange)
         except ConnectionResetError as error:
             caught.append(error)
             raise

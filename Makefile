@@ -16,7 +16,7 @@ WHOLE := -n $(JOBS) --dist worksteal
 COMPILED := tests/fuzz tests/gateway tests/protocol tests/server tests/test_native.py tests/test_packaging.py \
 	tests/test_pywsgi.py tests/test_testing.py tests/test_worker.py tests/compat/test_pywsgi_handler.py \
 	tests/applications/test_flask.py tests/applications/test_validate.py \
-	$(filter-out %/test_autobahn.py %/test_autobahn_http2.py %/test_deflate.py,$(wildcard tests/conformance/test_*.py))
+	$(filter-out %/test_autobahn.py %/test_autobahn_http2.py,$(wildcard tests/conformance/test_*.py))
 
 # What is compiled lies in a copy of the tree, since it would take the place of the .py here; build/*/build outlives it.
 IN_COPY = cd build/$@ && PYTHONPATH=$(abspath build/$@)

@@ -127,7 +127,7 @@ class Hosted(Service):
         self._sweeper.close()
         self._sweeper = None
         self._gateway.drain(False)
-        self.workers.stop()
+        self.stop()
 
     def _sweep(self) -> None:
         CLOCK.tick()

@@ -214,7 +214,7 @@ class Server:
                 self._empty.wait(KILL_SECONDS)
         self._sweeper.stop()
         self._retry.stop()
-        self.service.workers.stop()
+        self.service.stop()
         self._gateway.stop()
         self._stopped.set()
 

@@ -25,5 +25,7 @@ cdef class Service:
     cdef public bint drains
     cdef public tuple own_listeners
     cdef public set connections
-    @cython.locals(connection=Connection)
-    cpdef sweep(self, double now)
+    cdef public list _unswept
+    cdef public object _again
+    @cython.locals(connection=Connection, unswept=list, end=double)
+    cpdef _sweep_on(self, double now)

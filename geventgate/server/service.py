@@ -1,7 +1,9 @@
 """What all connections of a server share."""
 
 from collections.abc import Callable
+from time import perf_counter
 
+from gevent import get_hub
 from gevent.event import Event
 
 from geventgate import observe
@@ -11,6 +13,8 @@ from geventgate.protocol.http1 import HeadLimits
 from geventgate.protocol.http2 import Engine, Limits, engine
 from geventgate.server.stream import Sleeper
 from geventgate.server.workers import Turns, Workers
+
+SWEEP_SECONDS = 0.002  # of a sweep at a time
 
 
 class Connection(Sleeper):
@@ -67,6 +71,8 @@ class Service:
         self.turns = ConnectionTurns(self.workers)
         self.own_listeners: tuple[observe.Listener, ...] = ()  # are told of this server, and of no other
         self.drains = False
+        self._again = get_hub().loop.timer(0.0)
+        self._unswept: list[Connection] = []
         # Grows and shrinks with every connection.
         self.connections: set[Connection] = set()
         self.on_leave: Callable[[], None] = _nothing
@@ -88,9 +94,32 @@ class Service:
         connection.start()
 
     def sweep(self, now: float) -> None:
-        """Have every connection look at its deadlines, which were set by a clock up to a second late: none is early."""
-        for connection in list(self.connections):
-            connection.sweep(now - 1.0)
+        """Have every connection look at its deadlines, which were set by a clock up to a second late: none is early.
+
+        Many that end at once must not hold up the hub: what a few milliseconds were not enough for is swept in its
+        next turns.
+        """
+        if not self._unswept:
+            self._unswept = list(self.connections)
+            self._sweep_on(now)
+
+    def _sweep_on(self, now: float) -> None:
+        unswept = self._unswept
+        end = perf_counter() + SWEEP_SECONDS
+        while unswept:
+            connection = unswept.pop()
+            if connection in self.connections:
+                connection.sweep(now - 1.0)
+            if len(unswept) % 64 == 0 and perf_counter() > end:
+                break
+        if unswept:
+            self._again = get_hub().loop.timer(0.0)
+            self._again.start(self._sweep_on, now)
+
+    def stop(self) -> None:
+        """No connection is left."""
+        self._again.stop()
+        self.workers.stop()
 
     def leave(self, connection: Connection) -> None:
         self.connections.discard(connection)

@@ -19,8 +19,10 @@ from gevent.event import Event
 
 from geventgate.errors import ConfigError
 from geventgate.exchange import Exchange
-from geventgate.server import addresses, http1
+from geventgate.server import addresses, http1, service
 from geventgate.server.addresses import parse_bind
+from geventgate.server.clock import CLOCK
+from geventgate.server.service import Connection
 
 from .conftest import PATIENCE, Site
 
@@ -525,3 +527,30 @@ def test_no_descriptors_are_left(site: Site) -> None:
             client.close()
         server.stop()
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_many_that_end_at_once_do_not_hold_up_the_hub(
+    site: Site, monkeypatch: pytest.MonkeyPatch, until: Callable[..., None]
+) -> None:
+    """They are swept by and by, none twice, and those that have left meanwhile not at all."""
+
+    class Idler(Connection):
+        def __init__(self) -> None:
+            self.swept = 0
+
+        def sweep(self, now: float) -> None:
+            self.swept += 1
+            server.service.connections.discard(last)
+
+    monkeypatch.setattr(service, "SWEEP_SECONDS", 0.0)
+    server = site.serve(hello)
+    idlers = [Idler() for _ in range(1000)]
+    server.service.connections.update(idlers)
+    last = next(iter(server.service.connections))  # the last one to be swept
+    server.service.sweep(CLOCK.now)
+    server.service.sweep(CLOCK.now)  # the next second comes
+    assert sum(idler.swept for idler in idlers) == 1000 % 64
+    until(lambda: sum(idler.swept for idler in idlers) >= 999)
+    gevent.sleep(0.01)
+    assert [idler.swept for idler in idlers] == [idler is not last for idler in idlers]
+    server.service.connections.clear()

@@ -1,4 +1,4 @@
-"""The native twin of descriptor_of() of server/descriptor.py: recv(2), send(2) and sendmsg(2) by C."""
+"""The native twins of descriptor_of() and accept() of server/descriptor.py: their system calls by C."""
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -27,7 +27,28 @@ cdef extern from "<sys/socket.h>" nogil:
     ssize_t recv(int, void *, size_t, int)
     ssize_t send(int, const void *, size_t, int)
     ssize_t sendmsg(int, const msghdr *, int)
-    enum: MSG_DONTWAIT, MSG_NOSIGNAL
+    enum: MSG_DONTWAIT, MSG_NOSIGNAL, MSG_PEEK
+    struct sockaddr:
+        unsigned short sa_family
+    struct sockaddr_storage:
+        unsigned short ss_family
+    int accept4(int, sockaddr *, unsigned *, int)
+    enum: AF_INET, AF_INET6, SOCK_NONBLOCK, SOCK_CLOEXEC
+
+cdef extern from "<netinet/in.h>" nogil:
+    struct sockaddr_in:
+        unsigned short sin_port
+        char sin_addr
+    struct sockaddr_in6:
+        unsigned short sin6_port
+        unsigned sin6_flowinfo, sin6_scope_id
+        char sin6_addr
+    unsigned short ntohs(unsigned short)
+    unsigned ntohl(unsigned)
+
+cdef extern from "<arpa/inet.h>" nogil:
+    const char *inet_ntop(int, const void *, char *, unsigned)
+    enum: INET6_ADDRSTRLEN
 
 cdef enum:
     SCRATCH = 65536
@@ -52,6 +73,16 @@ cdef class NativeDescriptor(Descriptor):
                 return PyBytes_FromStringAndSize(scratch, count)
             if not judge():
                 return None
+
+    cpdef bint peek(self) except -1:
+        cdef char byte
+        cdef ssize_t count
+        while True:
+            count = recv(self._fd, &byte, 1, MSG_DONTWAIT | MSG_PEEK)
+            if count >= 0:
+                return count > 0
+            if not judge():
+                return False
 
     cpdef Py_ssize_t recv_into(self, buffer) except -2:
         cdef Py_buffer view
@@ -141,9 +172,42 @@ cdef bint judge() except -1:
     return True
 
 
+def make_accept(reference):
+    """Sockets of other families are *reference*'s."""
+
+    def accept(listener):
+        cdef sockaddr_storage address
+        cdef unsigned size = sizeof(address)
+        cdef int fd = listener.fileno(), connection
+        family = listener.family
+        if family not in (AF_INET, AF_INET6):
+            return reference(listener)
+        while True:
+            connection = accept4(fd, <sockaddr *>&address, &size, SOCK_NONBLOCK | SOCK_CLOEXEC)
+            if connection >= 0:
+                break
+            if not judge():
+                return None
+        return _socket.socket(family, _socket.SOCK_STREAM | SOCK_NONBLOCK, 0, connection), spelt(&address)
+
+    return accept
+
+
+cdef tuple spelt(sockaddr_storage *address):
+    """As Python spells it."""
+    cdef char host[INET6_ADDRSTRLEN]
+    cdef sockaddr_in *four = <sockaddr_in *>address
+    cdef sockaddr_in6 *six = <sockaddr_in6 *>address
+    if address.ss_family == AF_INET:
+        inet_ntop(AF_INET, &four.sin_addr, host, INET6_ADDRSTRLEN)
+        return (<bytes>host).decode("ascii"), ntohs(four.sin_port)
+    inet_ntop(AF_INET6, &six.sin6_addr, host, INET6_ADDRSTRLEN)
+    return (<bytes>host).decode("ascii"), ntohs(six.sin6_port), ntohl(six.sin6_flowinfo), six.sin6_scope_id
+
+
 def make_descriptor_of(reference):
     """What is not exactly a socket, as one that encrypts, is *reference*'s."""
     return lambda sock: NativeDescriptor(sock) if type(sock) in PLAIN else reference(sock)
 
 
-twins = {"descriptor_of": make_descriptor_of}
+twins = {"accept": make_accept, "descriptor_of": make_descriptor_of}

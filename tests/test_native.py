@@ -4,11 +4,14 @@ The tables of cases run on whatever is there (tests/protocol/test_http1.py and t
 native one); this is for what only a comparison finds. In the pure build there is nothing to compare.
 """
 
+import _socket
+import os
 import socket
 from array import array
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -45,7 +48,7 @@ def said(parse: Callable[..., Any], *arguments: Any) -> Any:
 
 def test_what_has_a_twin() -> None:
     wanted = {
-        "parse_request_head", "compose_response_head", "add_fields", "with_room", "descriptor_of",
+        "parse_request_head", "compose_response_head", "accept", "add_fields", "with_room", "descriptor_of",
         "encode", "frame_codec", "run_in_copied_context",
     }  # fmt: skip
     assert websocket.MAX_CONTROL  # those of a module are known once it is imported
@@ -171,7 +174,9 @@ def test_receiving_and_sending(which: str) -> None:
     there = make(ours)
     with ours, theirs:
         assert there.recv(10) is None
+        assert not there.peek()
         theirs.sendall(b"hello")
+        assert there.peek()
         assert (there.recv(2), there.recv(100)) == (b"he", b"llo")
         buffer = bytearray(4)
         assert there.recv_into(memoryview(buffer)) == -1
@@ -209,7 +214,33 @@ def test_receiving_and_sending(which: str) -> None:
         with suppress(ConnectionError):  # told once
             there.recv(1)
         assert there.recv(1) == b""
+        assert not there.peek()
         assert there.recv_into(memoryview(bytearray(1))) == 0
+
+
+@pytest.mark.parametrize("which", ["twin", "reference"])
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6, socket.AF_UNIX])
+def test_accepting(which: str, family: socket.AddressFamily, tmp_path: Path) -> None:
+    accept = both(descriptor, "accept")[which == "reference"]
+    address: Any = {socket.AF_INET: ("127.0.0.1", 0), socket.AF_INET6: ("::1", 0)}.get(family, str(tmp_path / "socket"))
+    with socket.socket(family) as listener, socket.socket(family) as client:
+        listener.bind(address)
+        listener.listen()
+        listener.setblocking(False)
+        assert accept(listener) is None
+        client.connect(listener.getsockname())
+        sock, peer = accept(listener)
+        with closing(sock):
+            assert type(sock) is _socket.socket
+            assert (sock.family, sock.gettimeout(), peer) == (family, 0.0, client.getsockname())
+            assert sock.type & ~socket.SOCK_NONBLOCK == socket.SOCK_STREAM
+            assert not os.get_blocking(sock.fileno())
+            assert not os.get_inheritable(sock.fileno())
+            with pytest.raises(BlockingIOError):
+                sock.recv(1)
+        assert accept(listener) is None
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        accept(listener)
 
 
 def test_what_encrypts_does_so_by_itself() -> None:

@@ -231,6 +231,8 @@ def persists(head: RequestHead) -> bool:
     connection = head.connection
     if connection is None:
         return not head.old
+    if connection == b"close":  # as nearly all say it
+        return False
     options = _options(connection)
     return b"close" not in options and (not head.old or b"keep-alive" in options)
 

@@ -5,6 +5,7 @@ cdef class Descriptor:
     cdef public object _sock
     cdef public bint whole
     cpdef bytes recv(self, Py_ssize_t size)
+    cpdef bint peek(self) except -1
     cpdef Py_ssize_t recv_into(self, buffer) except -2
     @cython.locals(size=Py_ssize_t, sent=Py_ssize_t)
     cpdef Py_ssize_t sendv(self, buffers) except -1

@@ -1,6 +1,8 @@
-"""recv(2) and send(2): a leaf, and the seam of its native twin (ext/_descriptor.pyx)."""
+"""accept(2), recv(2) and send(2): a leaf, and the seam of its native twins (ext/_descriptor.pyx)."""
 
+import _socket
 from collections.abc import Sequence
+from socket import MSG_PEEK, SOCK_STREAM
 from typing import Any
 
 from geventgate import native
@@ -25,6 +27,13 @@ class Descriptor:
             return self._sock.recv(size)  # type: ignore[no-any-return]
         except BlockingIOError:
             return None
+
+    def peek(self) -> bool:
+        """Whether bytes have come."""
+        try:
+            return bool(self._sock.recv(1, MSG_PEEK))
+        except BlockingIOError:
+            return False
 
     def recv_into(self, buffer: memoryview) -> int:
         """As recv(), into *buffer*; how many bytes, 0 at the end; -1: nothing has come."""
@@ -58,9 +67,22 @@ def size_of(buffers: Sequence[Bytes]) -> int:
     return size
 
 
+def accept(listener: Any) -> tuple[Any, Any] | None:
+    """A connection of the listening socket *listener*: a plain non-blocking socket, and its address. None: there is
+    none for now. Raises OSError."""
+    try:
+        fd, address = listener._accept()
+    except BlockingIOError:
+        return None
+    sock = _socket.socket(listener.family, SOCK_STREAM, 0, fileno=fd)
+    sock.setblocking(False)
+    return sock, address
+
+
 def descriptor_of(sock: Any) -> Descriptor:
     """The Descriptor of *sock*."""
     return Descriptor(sock)
 
 
+accept = native.twin(accept, "geventgate.server._descriptor")
 descriptor_of = native.twin(descriptor_of, "geventgate.server._descriptor")

@@ -3,7 +3,6 @@
 A Listener is one bound address; the Server owns them, the connections and the one sweep a second.
 """
 
-import _socket
 import errno
 import logging
 import resource
@@ -22,6 +21,7 @@ from geventgate.exchange import Address, Exchange
 from geventgate.server.addresses import Bound, listen_all, parse_bind, url
 from geventgate.server.certificates import certificates
 from geventgate.server.clock import CLOCK
+from geventgate.server.descriptor import accept
 from geventgate.server.http1 import Http1Connection
 from geventgate.server.opening import CleartextOpening
 from geventgate.server.proxy import ProxyOpening
@@ -62,6 +62,8 @@ class Listener(StreamServer):  # type: ignore[misc]
         self.url = url(sock, "https" if server.certificates else "http")
         name = sock.getsockname()
         self._unix = sock.family == socket.AF_UNIX
+        if not self._unix:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # which connections inherit
         self._local: Address | None = None  # where it is the same for all
         if self._unix:
             self._local = ("", "")
@@ -74,9 +76,7 @@ class Listener(StreamServer):  # type: ignore[misc]
     def do_read(self) -> tuple[Any, Any] | None:
         """Accept one connection; None when there is none for now."""
         try:
-            fd, address = self.socket._accept()
-        except BlockingIOError:
-            return None
+            return accept(self.socket)
         except OSError as error:
             if error.errno in OUT_OF_FILES:
                 self._server.out_of_files(error)
@@ -84,9 +84,6 @@ class Listener(StreamServer):  # type: ignore[misc]
             if error.errno in self.fatal_errors:
                 raise
             return None  # the peer gave up in the queue (ECONNABORTED): nothing to serve
-        sock = _socket.socket(self.family, socket.SOCK_STREAM, 0, fileno=fd)
-        sock.setblocking(False)
-        return sock, address
 
     def do_handle(self, sock: Any, address: Any) -> None:
         """Give the connection a greenlet."""
@@ -94,7 +91,6 @@ class Listener(StreamServer):  # type: ignore[misc]
             if self._unix:
                 peer = local = ("", "")
             else:
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 peer = (address[0], str(address[1]))
                 local = self._local or _address(sock)
         except OSError:

@@ -189,7 +189,7 @@ class Stream:
         if self.inbox:
             return True
         try:
-            return bool(self._sock.recv(1, socket.MSG_PEEK))
+            return self._descriptor.peek()
         except OSError:
             return False
 

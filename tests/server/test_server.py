@@ -529,6 +529,15 @@ def test_no_descriptors_are_left(site: Site) -> None:
     assert len(os.listdir("/proc/self/fd")) == before
 
 
+def test_answers_do_not_wait_for_company(site: Site) -> None:
+    """Nagle's algorithm is off on every connection."""
+    server = site.serve(hello)
+    site.connect().get()
+    (connection,) = server.service.connections
+    sock = connection._stream._sock  # type: ignore[attr-defined]
+    assert sock.getsockopt(plain.IPPROTO_TCP, plain.TCP_NODELAY)
+
+
 def test_many_that_end_at_once_do_not_hold_up_the_hub(
     site: Site, monkeypatch: pytest.MonkeyPatch, until: Callable[..., None]
 ) -> None:

@@ -28,9 +28,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import apps
 import loads
 import results
+import served
 from loads import Check, Counted, Http2, Load, Wrong
 from peers import BENCH, ROOT, SERVERS, Server, make
 from publish import digits, publish
@@ -88,8 +88,8 @@ def http2_scenarios(built: str) -> list[Scenario]:
     """Over plain TCP with prior knowledge, and over TLS."""
     path, fields = loads.browser()
     requests = [
-        ("hello", "", Http2(apps.HELLO)),
-        ("browser's head", "", Http2(apps.HELLO, path, fields=fields)),
+        ("hello", "", Http2(served.HELLO)),
+        ("browser's head", "", Http2(served.HELLO, path, fields=fields)),
         ("POST 1 KB", " POST", Http2(b"x" * 1024, "/echo", sent=b"x" * 1024)),
     ]
     found = []

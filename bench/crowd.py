@@ -18,8 +18,8 @@ import sys
 import tempfile
 import time
 
-import apps
 import loads
+import served
 from compare import LOAD_CORE, Running, compile_programs, free_port, limit_files, machine
 from loads import Wrong
 from peers import SERVERS, Server, make
@@ -70,7 +70,7 @@ def ask(members: list[socket.socket]) -> None:
         member.sendall(REQUEST)
     for member in members:
         answer = b""
-        while not answer.endswith(apps.HELLO):
+        while not answer.endswith(served.HELLO):
             more = member.recv(4096)
             if not more:
                 raise Wrong("closes a connection of the crowd")

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-import apps
 import httpx
+import served
 
 WEBSOCKET_HEAD = (
     b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -56,9 +56,9 @@ def expect(path: str, content: bytes, sent: bytes | None = None) -> Check:
     return check
 
 
-HELLO = expect("/", apps.HELLO)
+HELLO = expect("/", served.HELLO)
 POST = expect("/echo", b"x" * 10240, b"x" * 10240)
-LARGE = expect("/megabyte", apps.LARGE)
+LARGE = expect("/megabyte", served.LARGE)
 UPLOAD = expect("/upload", str(1 << 20).encode(), b"x" * (1 << 20))
 
 
@@ -84,7 +84,7 @@ def open_http(port: int) -> socket.socket:
     sock = socket.create_connection(("127.0.0.1", port), 10)
     sock.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
     data = b""
-    while not data.endswith(apps.HELLO):
+    while not data.endswith(served.HELLO):
         data += receive(sock, 1)
     return sock
 

@@ -110,7 +110,7 @@ RUN = "{bin}/python {bench}/peers.py "
 CERTIFICATE = "--certfile {built}/cert.pem --keyfile {built}/key.pem"
 GEVENTGATE = (
     "env PYTHONPATH={{built}}/{tree}:{{bench}} {{bin}}/python -P -m geventgate --bind 127.0.0.1:{{port}}"
-    " --log-level error --keep-alive 75 --http2-engine {engine} apps:{{app}}"
+    " --log-level error --keep-alive 75 --http2-engine {engine} served:{{app}}"
 )
 GEVENTGATE_APPS = every("wsgi", *HTTP, "close", *HTTP2, "crowd") | every("websocket", "websocket", "idle websocket")
 GEVENTGATE_OPTIONS = cleartext_and_tls("--http2-cleartext prior-knowledge", CERTIFICATE) | {
@@ -139,7 +139,7 @@ SERVERS = [
         "gunicorn gevent",
         "gunicorn",
         "{bin}/gunicorn --worker-class gevent --workers 1 --worker-connections 10000 --keep-alive 75"
-        " --log-level critical --bind 127.0.0.1:{port} apps:{app}",
+        " --log-level critical --bind 127.0.0.1:{port} served:{app}",
         every("wsgi", *HTTP, "close", *HTTP2),
         cleartext_and_tls(
             "--http-protocols h2,h1 --http2-cleartext prior-knowledge", f"--http-protocols h2,h1 {CERTIFICATE}"
@@ -151,34 +151,36 @@ SERVERS = [
     Server(
         "socketify",
         "socketify",
-        "{bin}/python -m socketify apps:{app} --interface wsgi --ws none --host 127.0.0.1 --port {port} --workers 1",
+        "{bin}/python -m socketify served:{app} --interface wsgi --ws none --host 127.0.0.1 --port {port} --workers 1",
         every("wsgi", *HTTP, "close"),
     ),
     Server(
         "granian wsgi",
         "granian",
-        "{bin}/granian --interface wsgi --workers 1 --backlog 4096 --no-log --host 127.0.0.1 --port {port} apps:{app}",
+        "{bin}/granian --interface wsgi --workers 1 --backlog 4096 --no-log --host 127.0.0.1 --port {port}"
+        " served:{app}",
         every("wsgi", *HTTP, "close", *HTTP2),
         GRANIAN_OPTIONS,
     ),
     Server(
         "granian asgi",
         "granian",
-        "{bin}/granian --interface asgi --workers 1 --backlog 4096 --no-log --host 127.0.0.1 --port {port} apps:{app}",
+        "{bin}/granian --interface asgi --workers 1 --backlog 4096 --no-log --host 127.0.0.1 --port {port}"
+        " served:{app}",
         every("asgi", *HTTP, "close", *HTTP2, "websocket", "idle websocket"),
         GRANIAN_OPTIONS,
     ),
     Server(
         "uvicorn",
         "uvicorn",
-        "{bin}/uvicorn --no-access-log --log-level critical --host 127.0.0.1 --port {port} apps:{app}"
+        "{bin}/uvicorn --no-access-log --log-level critical --host 127.0.0.1 --port {port} served:{app}"
         " --timeout-keep-alive 75 --loop uvloop --http httptools",
         every("asgi", *HTTP, "close", "websocket", "idle websocket"),
     ),
     Server(
         "hypercorn",
         "hypercorn",
-        "{bin}/hypercorn --config {built}/hypercorn.toml --bind 127.0.0.1:{port} --log-level critical apps:{app}",
+        "{bin}/hypercorn --config {built}/hypercorn.toml --bind 127.0.0.1:{port} --log-level critical served:{app}",
         every("asgi", *HTTP2),
         cleartext_and_tls("", CERTIFICATE),
     ),
@@ -186,14 +188,14 @@ SERVERS = [
         "uwsgi",
         "uWSGI",
         "{bin}/uwsgi --http-socket 127.0.0.1:{port} --master --die-on-term --disable-logging --listen 128"
-        " --module apps:{app} --need-app --tcp-nodelay",
+        " --module served:{app} --need-app --tcp-nodelay",
         every("wsgi", "close"),
     ),
     Server(
         "uwsgi gevent",
         "uWSGI",
         "{bin}/uwsgi --http-socket 127.0.0.1:{port} --master --die-on-term --disable-logging --listen 128"
-        " --module apps:{app} --need-app --tcp-nodelay",
+        " --module served:{app} --need-app --tcp-nodelay",
         every("uwsgi_websocket", "websocket", "idle websocket"),
         {"websocket": "--gevent 4096", "idle websocket": "--gevent 6000"},
     ),
@@ -221,9 +223,9 @@ def to_install() -> list[str]:
 
 
 def application(name: str) -> Any:
-    import apps
+    import served
 
-    return getattr(apps, name)
+    return getattr(served, name)
 
 
 def run_pywsgi(port: int, app: str, **options: Any) -> None:

@@ -24,7 +24,7 @@ define COMPILE
 mkdir -p build/$@
 find build/$@ -mindepth 1 -maxdepth 1 ! -name build -exec rm -rf {} +
 git ls-files -z | xargs -0 cp --parents --preserve=timestamps --target-directory=build/$@
-cd build/$@ && GEVENTGATE_PURE=0 GEVENTGATE_CFLAGS="$(CFLAGS)" $(abspath $(BIN))/python setup.py --quiet build_ext --inplace
+cd build/$@ && $(COMPILER) GEVENTGATE_PURE=0 GEVENTGATE_CFLAGS="$(CFLAGS)" $(abspath $(BIN))/python setup.py --quiet build_ext --inplace
 endef
 
 .PHONY: demo build style types test native asan cov bench conformance fuzz docs clean
@@ -77,8 +77,14 @@ bench: $(VENV)/.bench              ## against the peers; wants wrk, h2load, gcc 
 conformance: $(VENV)/.dev          ## the slow cases too
 	SLOW=1 $(PYTEST) tests/conformance $(ARGS)
 
-fuzz: $(VENV)/.fuzz                ## each target for FUZZ_SECONDS; ARGS="head frames" names some
-	$(BIN)/python tests/fuzz/fuzz.py --seconds $(FUZZ_SECONDS) $(ARGS)
+# Where clang and atheris are, it is the compiled tree, coverage and AddressSanitizer (see above) reaching into it; elsewhere,
+# and with FUZZ_COMPILED= behind, the .py.
+FUZZ_COMPILED = $(shell command -v clang && $(BIN)/python -c 'import atheris' 2>/dev/null && echo yes)
+fuzz: COMPILER := CC=clang LDSHARED="clang -shared"
+fuzz: CFLAGS := -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined -mllvm -asan-stack=0 -g -O1
+fuzz: $(VENV)/.fuzz                ## each target for FUZZ_SECONDS; ARGS="head fuzz_heads" names some
+	$(if $(filter yes,$(FUZZ_COMPILED)),$(COMPILE))
+	$(BIN)/python tests/fuzz/fuzz.py --seconds $(FUZZ_SECONDS) $(if $(filter yes,$(FUZZ_COMPILED)),--compiled build/$@) $(ARGS)
 
 docs: $(VENV)/.dev                 ## writes the options into docs/cli.md; checks links and file names in the Markdown
 	$(BIN)/python tests/test_config.py

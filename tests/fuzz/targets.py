@@ -25,11 +25,13 @@ from zlib import crc32
 sys.path.insert(0, str(Path(__file__).parent.parent))  # for the oracles, where pytest has not done it
 
 import h11
+import test_native as native
 import websockets.exceptions
 import websockets.frames
 import websockets.protocol
 import websockets.utils
 from gevent.event import Event
+from protocol import test_frames_native as frames_native
 from protocol import test_http1 as http1
 from protocol import test_http2_engines as engines
 from protocol import test_websocket as websocket
@@ -38,10 +40,11 @@ from websockets.headers import parse_extension
 
 from geventgate.config import FORWARDING, Config
 from geventgate.errors import ApplicationError, ConfigError, PeerError
-from geventgate.gateway.environ import build_environ, environ_template
+from geventgate.gateway.environ import build_environ, environ_template, with_room
 from geventgate.gateway.forwarded import Forwarding
 from geventgate.gateway.wsgi import WsgiGateway
 from geventgate.message import RequestHead
+from geventgate.protocol import http1 as http1_protocol
 from geventgate.protocol.deflate import Agreement, negotiate
 from geventgate.protocol.handshake import (
     ExtensionOffer,
@@ -51,6 +54,8 @@ from geventgate.protocol.handshake import (
     origin_allowed,
 )
 from geventgate.protocol.http1 import (
+    DEFAULT_LIMITS,
+    HeadLimits,
     compose_informational,
     compose_response_head,
     compose_trailers,
@@ -254,8 +259,7 @@ def first_answer(method: str, answers: bytes) -> tuple[tuple[int, bytes], bytes]
 
 def response(data: bytes) -> None:
     """A status and fields of an application's, separated by bytes 1E and 1F: refused, or on the wire as they are."""
-    status, *lines = data.decode("utf-8", "surrogateescape").split("\x1e")
-    fields = [(name, value) for name, _, value in (line.partition("\x1f") for line in lines)]
+    status, fields = status_and_fields(data)
     with suppress(ApplicationError):
         lines_of(encode_last_chunk(compose_trailers(fields)), len(fields) + 3)
     with suppress(ApplicationError):
@@ -268,6 +272,11 @@ def response(data: bytes) -> None:
     assert said.status_code == head.code
     given = iter([(name.lower().encode(), value.strip(" \t").encode("latin-1", "replace")) for name, value in fields])
     assert all((bytes(name), bytes(value)) in given for name, value in said.headers)  # in order
+
+
+def status_and_fields(data: bytes) -> tuple[str, list[tuple[str, str]]]:
+    status, *lines = data.decode("utf-8", "surrogateescape").split("\x1e")
+    return status, [(name, value) for name, _, value in (line.partition("\x1f") for line in lines)]
 
 
 def lines_of(wire: bytes, most: int) -> None:
@@ -538,10 +547,42 @@ def http2(data: bytes) -> None:
     assert all(longest[: len(requests)] == requests for requests in served), served
 
 
+# --- native code
+
+
+def twins(data: bytes) -> None:
+    """A request's head, a response's, and frames: each native twin says of them what its reference says. Where nothing
+    is compiled there is nothing to compare."""
+    choice = crc32(data)
+    twin, reference = native.both(http1_protocol, "parse_request_head")
+    start = min(choice % 4, len(data)) if choice & 0x100 else 0
+    for limits in (DEFAULT_LIMITS, HeadLimits(60, choice % 12, 400)):
+        assert native.said(twin, data, start, limits) == native.said(reference, data, start, limits)
+    with suppress(PeerError):
+        if twin(data) is not None:
+            assert texts_of(twin(data)) == texts_of(reference(data))
+    twin, reference = native.both(http1_protocol, "compose_response_head")
+    for _ in range(2):  # again, as it is remembered
+        assert native.composed(twin, *status_and_fields(data)) == native.composed(reference, *status_and_fields(data))
+    frames_native.check_same(pieces(data), ROOMS[choice % 4], bool(choice & 4))
+
+
+def texts_of(head: RequestHead) -> list[tuple[str, object]]:
+    """The texts of its environ, in order."""
+    exchange = FakeExchange()
+    exchange.request = head
+    return [(key, text) for key, text in build_environ(exchange, ROOMY).items() if isinstance(text, str)]
+
+
+ROOMS = (0, 100, 70_000, 1 << 62)
+ROOMY = with_room(TEMPLATE)
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
     target.__name__: target
-    for target in (head, chunked, connection, response, handshake, frames, deflate, proxy, forwarded, settings, http2)
-}
+    for target in (
+        head, chunked, connection, response, handshake, frames, deflate, proxy, forwarded, settings, http2, twins,
+    )
+}  # fmt: skip
 
 
 def examine(target: str, data: bytes) -> None:

@@ -1,5 +1,6 @@
 """The seeds pass, the runner tells what it finds, and both ways of fuzzing find what is planted."""
 
+import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -62,6 +63,52 @@ def test_nothing_to_find(fuzz, way):
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout.splitlines()[0].endswith("nothing found")
     assert int(result.stdout.split()[3].replace(",", "")) > 10
+
+
+PLANTED_IN_C = """#include <stddef.h>
+#include <stdlib.h>
+int LLVMFuzzerTestOneInput(const char *data, size_t size);
+int LLVMFuzzerTestOneInput(const char *data, size_t size)
+{
+    volatile char *copy = calloc(8, 1);
+    if (size && data[0] == 's') copy[size == 5 ? 8 : 0] = 1;
+    free((void *)copy);
+    return 0;
+}
+"""
+
+
+@pytest.fixture
+def program(tmp_path):
+    """Plant a program for libFuzzer."""
+    (tmp_path / "ext").mkdir()
+    (tmp_path / "tests/fuzz/corpus/head").mkdir()
+    (tmp_path / "tests/fuzz/corpus/head/seed").write_bytes(b"seed")
+    return tmp_path / "ext/fuzz_heads.c"
+
+
+@pytest.mark.skipif(not shutil.which("clang"), reason="libFuzzer comes with clang")
+def test_what_a_program_finds(fuzz, program):
+    program.write_text(PLANTED_IN_C)
+    result = fuzz(PLANTED, "--seconds", "20", "fuzz_heads")
+    assert result.returncode == 1, result.stdout + result.stderr
+    assert result.stdout.startswith("fuzz_heads ")
+    assert "AddressSanitizer: heap-buffer-overflow" in result.stdout
+    _, _, again = result.stdout.rstrip().rpartition("\n")
+    assert "AddressSanitizer" in fuzz(PLANTED, *again.split()[3:]).stderr
+    program.write_text(PLANTED_IN_C.replace("size == 5", "size == 4096"))
+    assert fuzz(PLANTED, *again.split()[3:]).returncode == 0
+    result = fuzz(PLANTED, "--seconds", "1", "fuzz_heads")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.endswith("nothing found\n")
+    assert "edges" in result.stdout
+
+
+def test_without_clang_no_program_runs(fuzz, program, monkeypatch):
+    program.write_text(PLANTED_IN_C)
+    monkeypatch.setenv("PATH", "")
+    result = fuzz(PLANTED, "--hypothesis", "--seconds", "1", "fuzz_heads")
+    assert (result.returncode, result.stdout) == (0, "there is no clang: not run are fuzz_heads\n")
 
 
 def test_a_target_that_is_none(fuzz):

@@ -68,7 +68,7 @@ from geventgate.protocol.http1 import (
 )
 from geventgate.protocol.http2 import ENGINES, engine
 from geventgate.protocol.proxy import parse_proxy_header
-from geventgate.protocol.websocket import State, WebSocketProtocol
+from geventgate.protocol.websocket import FrameCodec, State, WebSocketProtocol, frame_codec
 from geventgate.server.http1 import Http1Connection
 from geventgate.server.service import Service
 from geventgate.server.stream import Stream
@@ -557,14 +557,21 @@ def twins(data: bytes) -> None:
     twin, reference = native.both(http1_protocol, "parse_request_head")
     start = min(choice % 4, len(data)) if choice & 0x100 else 0
     for limits in (DEFAULT_LIMITS, HeadLimits(60, choice % 12, 400)):
-        assert native.said(twin, data, start, limits) == native.said(reference, data, start, limits)
+        same(native.said(twin, data, start, limits), native.said(reference, data, start, limits))
     with suppress(PeerError):
-        if twin(data) is not None:
-            assert texts_of(twin(data)) == texts_of(reference(data))
+        if ours := twin(data):
+            same(texts_of(ours), texts_of(reference(data)))
+    status, fields = status_and_fields(data)
     twin, reference = native.both(http1_protocol, "compose_response_head")
     for _ in range(2):  # again, as it is remembered
-        assert native.composed(twin, *status_and_fields(data)) == native.composed(reference, *status_and_fields(data))
-    frames_native.check_same(pieces(data), ROOMS[choice % 4], bool(choice & 4))
+        same(native.composed(twin, status, fields), native.composed(reference, status, fields))
+    room, deflate = ROOMS[choice % 4], bool(choice & 4)
+    twin, reference = frame_codec(room, deflate), FrameCodec(room, deflate)
+    same(*(frames_native.pieces(codec, pieces(data), room) for codec in (twin, reference)))
+
+
+def same(ours: object, theirs: object) -> None:
+    assert ours == theirs, (ours, theirs)
 
 
 def texts_of(head: RequestHead) -> list[tuple[str, object]]:

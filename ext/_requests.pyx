@@ -6,7 +6,7 @@ from cpython.dict cimport PyDict_SetItem, PyDict_Size
 from cpython.object cimport PyObject
 from cpython.tuple cimport PyTuple_GET_ITEM
 from cpython.unicode cimport PyUnicode_DecodeLatin1
-from libc.string cimport memcpy
+from libc.string cimport memcmp, memcpy
 
 from geventgate.message cimport RequestHead, field_span
 
@@ -93,7 +93,10 @@ cdef RequestHead scan(bytes buffer, Py_ssize_t start, limits):
     if size == UNUSUAL or size > whole or found.target_end + 9 > line:
         return None
     cdef RequestHead head = RequestHead.__new__(RequestHead)
-    head.method = known_text(begin, found.method_end)
+    if found.method_end == 3 and memcmp(begin, "GET", 3) == 0:
+        head.method = "GET"  # the very one that others compare with
+    else:
+        head.method = known_text(begin, found.method_end)
     head.target = PyBytes_FromStringAndSize(begin + found.target, found.target_end - found.target)
     head.http_version = "1.1" if found.minor else "1.0"
     head.old = not found.minor

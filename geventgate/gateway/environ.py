@@ -205,7 +205,8 @@ def build_environ(exchange: Exchange, template: Environ, front: Front | None = N
     head = exchange.request
     script_name: str = template["SCRIPT_NAME"]  # type: ignore[assignment]
     environ = template.copy()
-    environ["REQUEST_METHOD"] = head.method
+    if head.method != "GET":
+        environ["REQUEST_METHOD"] = head.method
     environ["REQUEST_URI"] = environ["RAW_URI"] = head.target.decode("latin-1")
     environ["PATH_INFO"] = path_info(head.path, script_name)
     if front is not None:

@@ -12,7 +12,7 @@ cdef class Stream:
     cdef public Descriptor _descriptor
     cdef public list _held
     cdef public bint _broken, _drained, _listens
-    cdef public int _burst
+    cdef public int _burst, _unwanted
     cdef public bytes inbox
     cdef public Py_ssize_t start
     cdef public bint ended

@@ -21,6 +21,7 @@ RECEIVE_SIZE = 64 * 1024
 BURST = 16  # receives in a row that found more; then other connections have their turn, however fast this peer is
 READ_AHEAD = 64 * 1024  # while nobody reads, to see the peer go
 GRACE_SECONDS = 10.0  # before a minimal rate is asked for
+PATIENCE = 3  # hub's turns in which bytes may wait for somebody whose turn is near, before nobody looks for them
 READ, WRITE = 1, 2  # events of libev
 
 
@@ -40,7 +41,7 @@ class Stream:
     __slots__ = (
         "_sock", "_descriptor", "_hub", "_held", "_broken", "_drained", "_burst",
         "inbox", "start", "ended", "deadline", "received", "sent",
-        "_reader", "_listens", "_reading", "_sleeper", "_on_gone", "_writing", "_writer",
+        "_reader", "_listens", "_unwanted", "_reading", "_sleeper", "_on_gone", "_writing", "_writer",
         "_read_ticks", "_write_ticks", "_stall_ticks", "_swept",
     )  # fmt: skip
 
@@ -61,6 +62,7 @@ class Stream:
         # The watchers are made at first use. That of reading stays active until it finds bytes that nobody wants.
         self._reader: Any = None
         self._listens = False  # it is active
+        self._unwanted = 0  # times in a row that it found bytes for nobody
         self._reading: Any = None  # the greenlet that waits, else ...
         self._sleeper: Sleeper | None = None  # ... who is woken, else ...
         self._on_gone: Callable[[], None] | None = None  # ... for whom the peer is watched
@@ -153,6 +155,7 @@ class Stream:
             self._reader = self._hub.loop.io(self._sock.fileno(), READ)
         self._reader.start(self._readable)
         self._listens = True
+        self._unwanted = 0
 
     def _readable(self) -> None:
         """Called in the hub, at each of its turns that finds bytes, or the end."""
@@ -161,10 +164,13 @@ class Stream:
             self._reading.switch()
         elif self._sleeper is not None:
             sleeper, self._sleeper = self._sleeper, None
+            self._unwanted = 0
             sleeper.wake()
         elif self._on_gone is None or not self._read_ahead():
-            self._reader.stop()
-            self._listens = False
+            self._unwanted += 1
+            if self._unwanted > PATIENCE:
+                self._reader.stop()
+                self._listens = False
 
     def append(self, data: bytes) -> None:
         """Put *data* behind what the inbox holds."""

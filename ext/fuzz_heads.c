@@ -59,13 +59,15 @@ static void check_field(const char *begin, const request_head *head, int index, 
     }
 }
 
-static void check(const char *begin, size_t size, int max_fields)
+/* The size of the head, or UNUSUAL. */
+static int check(const char *begin, size_t size, int max_fields, request_head *found)
 {
     field_span fields[MAX_FIELDS], others[MAX_FIELDS];
     request_head head, other;
     int whole = scan_request_head(begin, size, max_fields, &head, fields), end;
     MUST(scan_request_head_portably(begin, size, max_fields, &other, others) == whole);
-    if (whole == UNUSUAL) return;
+    *found = head;
+    if (whole == UNUSUAL) return UNUSUAL;
     MUST(!memcmp(&head, &other, sizeof head));
     MUST(!memcmp(fields, others, (size_t)head.count * sizeof *fields));
     MUST(whole > 0 && (size_t)whole <= size && !memcmp(begin + whole - 4, "\r\n\r\n", 4));
@@ -83,6 +85,22 @@ static void check(const char *begin, size_t size, int max_fields)
         MUST(scan_request_head(begin, (size_t)(whole - cut), max_fields, &other, others) == UNUSUAL);
     MUST(scan_request_head(begin, (size_t)whole, max_fields, &other, others) == whole);
     MUST(!memcmp(&head, &other, sizeof head) && !memcmp(fields, others, (size_t)head.count * sizeof *fields));
+    return whole;
+}
+
+/* The same head with a path so long that it ends about where spans can reach. */
+static void check_longest(const char *begin, int whole, int target)
+{
+    for (int size = MAX_SIZE - 1; size <= MAX_SIZE + 1; size++) {
+        char *longer = malloc((size_t)size);
+        request_head head;
+        memcpy(longer, begin, (size_t)target + 1);
+        memset(longer + target + 1, 'a', (size_t)(size - whole));
+        memcpy(longer + target + 1 + size - whole, begin + target + 1, (size_t)(whole - target - 1));
+        MUST(check(longer, (size_t)size, MAX_FIELDS, &head) == (size <= MAX_SIZE ? size : UNUSUAL));
+        MUST(size > MAX_SIZE || head.target == target);
+        free(longer);
+    }
 }
 
 /* A place is taken once and for good, by a token. */
@@ -113,9 +131,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     char *copy = malloc(size ? size : 1); /* exactly as large, so that one byte too far is seen */
+    request_head head;
+    int whole;
     memcpy(copy, data, size);
-    check(copy, size, MAX_FIELDS);
-    check(copy, size, 2);
+    check(copy, size, 2, &head);
+    whole = check(copy, size, MAX_FIELDS, &head);
+    if (whole != UNUSUAL && size % 64 == 0) check_longest(copy, whole, head.target); /* now and then: it takes long */
     check_known_names();
     free(copy);
     return 0;

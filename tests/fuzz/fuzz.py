@@ -109,18 +109,19 @@ def run(target: str, options: argparse.Namespace) -> int:
 
 
 def environment(compiled: Path | None) -> dict[str, str]:
-    """For what runs the compiled tree, if there is one."""
+    """For what runs the compiled tree, or, without one, for anything else."""
+    common = {**os.environ, "ASAN_OPTIONS": "quarantine_size_mb=64"}  # of 256, which counts as memory in use
     if compiled is None:
-        return dict(os.environ)
+        return common
     import atheris
 
     # C++ comes with gevent: AddressSanitizer minds exceptions, and must have met the library that throws them.
     library = subprocess.check_output(["clang", "-print-file-name=libstdc++.so.6"], text=True).strip()
     return {
-        **os.environ,
+        **common,
         "PYTHONPATH": str(compiled.resolve()),
         "LD_PRELOAD": f"{atheris.path()}/asan_with_fuzzer.so {library}",
-        "ASAN_OPTIONS": "detect_leaks=0",  # Python keeps what it has to its end
+        "ASAN_OPTIONS": common["ASAN_OPTIONS"] + ":detect_leaks=0",  # Python keeps what it has to its end
         "UBSAN_OPTIONS": "print_stacktrace=1",
     }
 

@@ -3,6 +3,7 @@
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_CheckSignals, PyErr_SetFromErrno
+from cpython.sequence cimport PySequence_Fast_GET_ITEM, PySequence_Fast_GET_SIZE
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.string cimport memcpy, memset
 
@@ -99,7 +100,7 @@ cdef class NativeDescriptor(Descriptor):
             PyBuffer_Release(&view)
 
     cpdef Py_ssize_t sendv(self, buffers) except -1:
-        cdef Py_ssize_t size = joined(<list>buffers) if type(buffers) is list else -1
+        cdef Py_ssize_t size = joined(buffers) if type(buffers) is tuple or type(buffers) is list else -1
         cdef Py_ssize_t sent
         if size >= 0:
             sent = transmit(self._fd, scratch, size)
@@ -148,10 +149,12 @@ cdef Py_ssize_t scatter(int fd, buffers) except -1:
             PyBuffer_Release(&views[i])
 
 
-cdef Py_ssize_t joined(list buffers) except -2:
+cdef Py_ssize_t joined(buffers) except -2:
     """The size of all of them, now in ``scratch``; -1 where they are not small, or not all bytes."""
     cdef Py_ssize_t size = 0, length
-    for buffer in buffers:
+    cdef Py_ssize_t i
+    for i in range(PySequence_Fast_GET_SIZE(buffers)):
+        buffer = <object>PySequence_Fast_GET_ITEM(buffers, i)
         if type(buffer) is not bytes:
             return -1
         length = PyBytes_GET_SIZE(buffer)

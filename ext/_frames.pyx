@@ -1,4 +1,4 @@
-"""The native twins of protocol/websocket.py: of its FrameCodec, and of encode()."""
+"""The native twin of protocol/websocket.py's FrameCodec."""
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.string cimport memcpy
@@ -87,18 +87,17 @@ cdef class Codec:
             self._place = 0
         return payload
 
+    cpdef tuple encode(self, int opcode, payload, bint fin=True, bint rsv1=False):
+        cdef unsigned char head[MAX_HEAD]
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(payload) if type(payload) is bytes else len(payload)
+        return PyBytes_FromStringAndSize(<char *>head, put_frame_head(head, opcode, size, fin, rsv1)), payload
+
     cdef _refuse(self, bytes head):
         """Raise what the reference raises."""
         reference = self._reference(self._room, self._deflate, self.compressed)
         reference.feed(head)
         reference.frame()
         raise AssertionError(f"refused a head that is none the worse: {head.hex()}")
-
-
-def encode(int opcode, payload, bint fin=True, bint rsv1=False):
-    cdef unsigned char head[MAX_HEAD]
-    cdef int end = put_frame_head(head, opcode, len(payload), fin, rsv1)
-    return [PyBytes_FromStringAndSize(<char *>head, end), payload]
 
 
 def make_frame_codec(reference):
@@ -110,4 +109,4 @@ def make_frame_codec(reference):
     return frame_codec
 
 
-twins = {"encode": lambda reference: encode, "frame_codec": make_frame_codec}
+twins = {"frame_codec": make_frame_codec}

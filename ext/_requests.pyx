@@ -6,9 +6,13 @@ from cpython.dict cimport PyDict_SetItem, PyDict_Size
 from cpython.object cimport PyObject
 from cpython.tuple cimport PyTuple_GET_ITEM
 from cpython.unicode cimport PyUnicode_DecodeLatin1
-from libc.string cimport memcmp, memcpy
+from libc.string cimport memcmp
 
-from geventgate.message cimport RequestHead, field_span
+from geventgate.message cimport RequestHead
+
+cdef extern from "spans.h":
+    ctypedef struct field_span:
+        unsigned short name, name_end, value, value_end, known
 
 cdef extern from "Python.h":
     PyObject *PyDict_SetDefault(dict, object, object) except NULL  # borrowed
@@ -109,8 +113,7 @@ cdef RequestHead scan(bytes buffer, Py_ssize_t start, limits):
         head.query = b""
     head.size = size
     head.block = buffer if start == 0 and size == PyBytes_GET_SIZE(buffer) else PyBytes_FromStringAndSize(begin, size)
-    head._count = found.count
-    memcpy(head._spans, fields, found.count * sizeof(field_span))
+    head._spans = PyBytes_FromStringAndSize(<const char *>fields, found.count * sizeof(field_span))
     head.authority = value(begin, fields, found.governing[HOST])
     head.connection = value(begin, fields, found.governing[CONNECTION])
     head.content_length = value(begin, fields, found.governing[CONTENT_LENGTH])
@@ -130,11 +133,12 @@ cdef inline bytes value(const char *begin, field_span *fields, int number):
 cdef int add_spans(dict environ, RequestHead head) except -1:
     cdef const char *block = PyBytes_AS_STRING(head.block)
     cdef const char *name
+    cdef field_span *fields = <field_span *>PyBytes_AS_STRING(head._spans)
     cdef field_span *field
     cdef Py_ssize_t size, before
     cdef int i, use
-    for i in range(head._count):
-        field = &head._spans[i]
+    for i in range(PyBytes_GET_SIZE(head._spans) // <Py_ssize_t>sizeof(field_span)):
+        field = &fields[i]
         name = block + field.name
         size = field.name_end - field.name
         use = known_names[field.known - 1].use if field.known else use_of(name, size)

@@ -1,10 +1,5 @@
 cimport cython
 
-cdef extern from "spans.h":
-    ctypedef struct field_span:
-        unsigned short name, name_end, value, value_end, known
-
-
 @cython.final
 @cython.freelist(64)
 cdef class RequestHead:
@@ -27,9 +22,8 @@ cdef class RequestHead:
     cdef public dict memo
     cdef public bytes block
     cdef public bint connects, multiplexed, old
-    # The native parser's notes for add_fields(), of the fields in ``block``.
-    cdef int _count
-    cdef field_span[100] _spans
+    cdef bytes _spans  # the native parser's notes for add_fields(), of the fields in ``block``
+    cpdef forget_fields(self)
     cpdef get(self, bytes name)
 
 

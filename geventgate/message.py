@@ -72,6 +72,11 @@ class RequestHead:
             fields = self._fields = split_fields(self.block)
         return fields
 
+    def forget_fields(self) -> None:
+        """Keep them as they came only, where they did so in one block: they are split again when somebody asks."""
+        if self.block:
+            self._fields = None
+
     def get(self, name: bytes) -> bytes | None:
         """The value of the field *name* (lower case), joined with ", " when repeated, or None."""
         values = [value for field, value in self.fields if field == name]

@@ -43,12 +43,21 @@ log = logging.getLogger("geventgate.websocket")
 
 
 class HandshakeFile(RawIOBase):
-    """``wsgi.input.raw`` of a handshake, which has no content. *make* gives the socket, when it is asked for."""
+    """``wsgi.input`` of a handshake, which has no content, and its own ``raw``. *make* gives the socket, of the
+    handshake and for its host, when it is asked for."""
 
-    __slots__ = ("_make",)
+    __slots__ = ("_handshake", "_host", "_make")
 
-    def __init__(self, make: Callable[[], TunnelSocket]) -> None:
+    def __init__(
+        self, make: Callable[[Handshake, WebSockets], TunnelSocket], handshake: Handshake, host: WebSockets
+    ) -> None:
         self._make = make
+        self._handshake = handshake
+        self._host = host
+
+    @property
+    def raw(self) -> "HandshakeFile":
+        return self
 
     def readable(self) -> bool:
         return True
@@ -58,7 +67,7 @@ class HandshakeFile(RawIOBase):
 
     @property
     def _sock(self) -> TunnelSocket:
-        return self._make()
+        return self._make(self._handshake, self._host)
 
 
 def parse_response_head(head: bytes) -> tuple[str, list[tuple[bytes, bytes]]]:

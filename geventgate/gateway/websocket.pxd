@@ -19,7 +19,7 @@ cdef class Lock:
 
 @cython.final
 cdef class Waiting:
-    cdef list buffers
+    cdef tuple buffers
     cdef bint sent
 
 
@@ -52,13 +52,13 @@ cdef class WebSocket:
     cpdef bint _has_enough(self) except -1
     cdef _begin_message(self)
     @cython.locals(waiting=Waiting)
-    cdef _send_with_others(self, list frames)
+    cdef _send_with_others(self, tuple frames)
     @cython.locals(protocol=WebSocketProtocol)
     cdef _settle(self)
     @cython.locals(protocol=WebSocketProtocol, tunnel=Tunnel)
-    cdef _write(self, list frames)
+    cdef _write(self, tuple frames)
     @cython.locals(protocol=WebSocketProtocol, message=Waiting)
-    cdef _write_together(self, Tunnel tunnel, list frames)
+    cdef _write_together(self, Tunnel tunnel, tuple frames)
 
 
 cdef _left(until)

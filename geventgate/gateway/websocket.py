@@ -145,7 +145,7 @@ class Waiting:
 
     __slots__ = ("buffers", "sent")
 
-    def __init__(self, buffers: list[Bytes]) -> None:
+    def __init__(self, buffers: tuple[Bytes, ...]) -> None:
         self.buffers = buffers
         self.sent = False
 
@@ -310,6 +310,7 @@ class WebSocket:
             self._lose(str(error))
             raise WebSocketError(str(error)) from error
         self.subprotocol = subprotocol
+        request.forget_fields()  # it may last, and was asked what it is asked
         self._host.enter(self)
         return tunnel
 
@@ -507,7 +508,7 @@ class WebSocket:
                 pass
             self._frames.acquire()
 
-    def _send_with_others(self, frames: list[Bytes]) -> None:
+    def _send_with_others(self, frames: tuple[Bytes, ...]) -> None:
         """Have *frames* sent in the next write, by us or by whoever writes first."""
         waiting = Waiting(frames)
         if self._waiting is None:
@@ -517,7 +518,7 @@ class WebSocket:
             with self._frames:
                 if not waiting.sent:
                     self._protocol.check_open()
-                    self._write([])
+                    self._write(())
         finally:
             if waiting in self._waiting:  # something was thrown in, or it is closed
                 self._waiting.remove(waiting)
@@ -569,9 +570,9 @@ class WebSocket:
         if self._frames.held() and len(self._protocol.owed) <= MAX_OWED:
             return
         with self._frames, suppress(WebSocketError):  # then the state says so
-            self._write([])
+            self._write(())
 
-    def _write(self, frames: list[Bytes]) -> None:
+    def _write(self, frames: tuple[Bytes, ...]) -> None:
         """Send whole frames, and behind them what is owed. The caller holds ``_frames``."""
         tunnel, protocol = self._tunnel, self._protocol
         assert tunnel is not None
@@ -581,7 +582,7 @@ class WebSocket:
             elif frames:
                 tunnel.sendv(frames)
             while protocol.owed:
-                self._write_together(tunnel, [])
+                self._write_together(tunnel, ())
         except BaseException as error:
             # A frame was cut in its middle: nothing can follow it.
             self._abort(str(error))
@@ -589,7 +590,7 @@ class WebSocket:
                 raise WebSocketError(f"the peer has gone: {error}", ABNORMAL, str(error)) from error
             raise
 
-    def _write_together(self, tunnel: Tunnel, frames: list[Bytes]) -> None:
+    def _write_together(self, tunnel: Tunnel, frames: tuple[Bytes, ...]) -> None:
         """Send in one write what waits, *frames*, and what is owed."""
         protocol = self._protocol
         waiting, self._waiting = self._waiting or [], []
@@ -694,7 +695,7 @@ class WebSocket:
     def _send_ping(self) -> None:
         with suppress(WebSocketError), self._frames:  # closed meanwhile: nobody to keep alive
             self._protocol.ping()
-            self._write([])
+            self._write(())
             if self._ping is Ping.DUE:
                 self._ping = Ping.SENT
                 self._quiet = 0.0  # from here on its pong is awaited

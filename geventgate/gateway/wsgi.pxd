@@ -24,7 +24,7 @@ cdef class WsgiGateway:
     cdef public object _application, _draining, _errors, _forwarding, _websockets
     cdef public str _root_path, _socket_key, _software
     cdef public bint _early_hints, _multiprocess
-    cdef public dict _templates
+    cdef public dict _templates, _lasting
     @cython.locals(response=WsgiResponse, environ=dict)
     cpdef handle(self, Exchange exchange)
 

@@ -4,7 +4,6 @@ import logging
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
 from io import BufferedRandom, BufferedReader, BytesIO, FileIO
 from types import TracebackType
 from typing import IO, Any, TextIO
@@ -278,6 +277,9 @@ class WsgiGateway:
         forwarding = Forwarding(config)
         self._forwarding = forwarding if forwarding else None
         self._templates: dict[Address, Environ] = {}
+        self._lasting: dict[
+            Address, Environ
+        ] = {}  # of requests for another protocol, which may last: as small as can be
 
     def start(self) -> None:
         self._websockets.start()
@@ -291,9 +293,12 @@ class WsgiGateway:
 
     def handle(self, exchange: Exchange) -> None:
         front = self._forwarding.apply(exchange) if self._forwarding is not None else None
-        environ = build_environ(exchange, self._templates.get(exchange.local) or self._template(exchange.local), front)
-        websocket = None
         protocol = exchange.request.protocol
+        templates = self._templates if protocol is None else self._lasting
+        environ = build_environ(
+            exchange, templates.get(exchange.local) or self._template(exchange.local, protocol), front
+        )
+        websocket = None
         if protocol is not None and is_websocket(exchange.request):
             websocket = self._handshake(exchange)
             if websocket is None:
@@ -331,19 +336,22 @@ class WsgiGateway:
             environ["HTTP_SEC_WEBSOCKET_KEY"] = NO_KEY
         environ["wsgi.websocket"] = websocket
         environ["wsgi.websocket_version"] = "13"
-        raw_socket = partial(response.raw_socket, websocket.handshake, self._websockets)
+        handshake, host = websocket.handshake, self._websockets
         if not exchange.has_content:
-            environ["wsgi.input"] = BufferedReader(HandshakeFile(raw_socket), 1)
+            environ["wsgi.input"] = HandshakeFile(response.raw_socket, handshake, host)
         if self._socket_key:
-            environ[self._socket_key] = raw_socket()
+            environ[self._socket_key] = response.raw_socket(handshake, host)
 
-    def _template(self, local: Address) -> Environ:
+    def _template(self, local: Address, protocol: str | None) -> Environ:
         template = environ_template(local, self._root_path, self._errors, self._draining, self._software)
         template["wsgi.file_wrapper"] = FileWrapper
         template["wsgi.multiprocess"] = self._multiprocess
-        template = with_room(template)
-        if len(self._templates) < MAX_TEMPLATES:
-            self._templates[local] = template
+        if protocol is None:
+            template, templates = with_room(template), self._templates
+        else:
+            template, templates = dict(template.items()), self._lasting  # a mere copy has the room of the original
+        if len(templates) < MAX_TEMPLATES:
+            templates[local] = template
         return template
 
 

@@ -17,5 +17,6 @@ cdef class Codec:
     cpdef allow(self, Py_ssize_t room)
     cpdef feed(self, bytes data)
     cpdef bytes frame(self)
+    cpdef tuple encode(self, int opcode, payload, bint fin=*, bint rsv1=*)
     cdef bytes _piece(self, const unsigned char *begin, Py_ssize_t count)
     cdef _refuse(self, bytes head)

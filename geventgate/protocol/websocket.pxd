@@ -2,7 +2,7 @@ cimport cython
 
 from geventgate.protocol._frames cimport Codec
 
-cdef int CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG
+cdef int CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG, NO_MESSAGE
 
 
 @cython.final
@@ -13,7 +13,8 @@ cdef class WebSocketProtocol:
     cdef public bint compresses
     cdef public Codec _codec
     cdef public Py_ssize_t _max_size, _size, _fragments
-    cdef public object _opcode, _held, _utf8, _inflater, _sending, _deflater
+    cdef public int _opcode, _sending
+    cdef public object _held, _utf8, _inflater, _deflater
     cdef public bint _inflating, _ends, _deflating
     cpdef feed(self, bytes data)
     cpdef next_message(self, Py_ssize_t most=*)
@@ -24,7 +25,8 @@ cdef class WebSocketProtocol:
     cdef _take(self, bint ends)
     cdef _forget(self)
     cdef _control(self, int opcode, bytes payload)
-    cpdef list message(self, message, compress=*, pause=*)
+    @cython.locals(opcode=int)
+    cpdef tuple message(self, message, compress=*, pause=*)
     cpdef check_open(self)
 
 

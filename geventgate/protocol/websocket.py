@@ -36,6 +36,7 @@ BAD_DATA, POLICY, TOO_BIG, INTERNAL_ERROR, SERVICE_RESTART = 1007, 1008, 1009, 1
 
 # RFC 6455 §5.2
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
+NO_MESSAGE = -1  # in place of an opcode
 FIN, RSV1 = 0x80, 0x40
 _length_16 = Struct("!BBH").pack
 _length_64 = Struct("!BBQ").pack
@@ -121,21 +122,24 @@ class FrameCodec:
         assert isinstance(payload, bytes)
         return payload
 
+    def encode(self, opcode: int, payload: Bytes, fin: bool = True, rsv1: bool = False) -> tuple[Bytes, Bytes]:
+        return encode(opcode, payload, fin, rsv1)
+
 
 def frame_codec(room: int, deflate: bool) -> FrameCodec:
     """Messages may grow to *room* bytes; *deflate*: permessage-deflate is agreed."""
     return FrameCodec(room, deflate)
 
 
-def encode(opcode: int, payload: Bytes, fin: bool = True, rsv1: bool = False) -> list[Bytes]:
+def encode(opcode: int, payload: Bytes, fin: bool = True, rsv1: bool = False) -> tuple[Bytes, Bytes]:
     """A frame as buffers: its header, and *payload* uncopied. "A server MUST NOT mask any frames" (RFC 6455 §5.1)."""
     size = len(payload)
     first = opcode | (FIN if fin else 0) | (RSV1 if rsv1 else 0)
     if size <= 125:
-        return [bytes((first, size)), payload]
+        return bytes((first, size)), payload
     if size <= 0xFFFF:
-        return [_length_16(first, 126, size), payload]
-    return [_length_64(first, 127, size), payload]
+        return _length_16(first, 126, size), payload
+    return _length_64(first, 127, size), payload
 
 
 # --- messages (RFC 6455 §5.4-§8)
@@ -178,7 +182,7 @@ class WebSocketProtocol:
         self._max_size = min(max_message_size, sys.maxsize)
         self._codec = frame_codec(self._max_size, deflate is not None)
         # The message being received, unless it came in one piece.
-        self._opcode: int | None = None
+        self._opcode = NO_MESSAGE
         self._held: bytes | bytearray = b""  # of it, and not given out
         self._size = 0  # of all that has come, inflated
         self._utf8: IncrementalDecoder | None = None
@@ -187,7 +191,7 @@ class WebSocketProtocol:
         self._inflating = False  # it may have more to give
         self._ends = False  # and then the message ends
         # The message being sent in fragments: its opcode, and whether it is compressed.
-        self._sending: int | None = None
+        self._sending = NO_MESSAGE
         self._deflater = Deflater(deflate) if deflate else None
         self._deflating = False
 
@@ -217,7 +221,7 @@ class WebSocketProtocol:
         try:
             ends: bool | None = False  # what is held comes first
             while ends is not None:
-                piece = self._take(ends) if self._opcode is not None else b""
+                piece = self._take(ends) if self._opcode != NO_MESSAGE else b""
                 if piece or ends:
                     return piece, ends
                 ends = self._advance()
@@ -264,7 +268,7 @@ class WebSocketProtocol:
         """Take a piece of a data frame, *complete* when it is the frame's last, and *ends* when the message's. Whether
         it is held now: what is compressed is not, before it is inflated."""
         compressed = self._codec.compressed
-        if self._opcode is None:
+        if self._opcode == NO_MESSAGE:
             if opcode == CONTINUATION:
                 raise _fault(PROTOCOL_ERROR, "a continuation of no message")
             self._opcode = opcode
@@ -320,7 +324,8 @@ class WebSocketProtocol:
 
     def _forget(self) -> None:
         """Drop what was received of a message."""
-        self._opcode = self._utf8 = None
+        self._opcode = NO_MESSAGE
+        self._utf8 = None
         self._held = b""
         self._size = self._fragments = 0
         self._inflating = False
@@ -360,48 +365,48 @@ class WebSocketProtocol:
 
     def message(
         self, message: Message | Bytes, compress: bool | None = None, pause: Callable[[], None] = _no_pause
-    ) -> list[Bytes]:
+    ) -> tuple[Bytes, ...]:
         """A whole message: str is text, anything else binary. Raises WebSocketError when no longer open.
 
         *compress* says whether to, if it is agreed; None leaves small ones alone. *pause* is called now and then where
         that takes time; what it raises leaves the message unsent.
         """
         self.check_open()
-        if self._sending is not None:
+        if self._sending != NO_MESSAGE:
             raise ApplicationError("a message is being sent in fragments: finish it first")
-        opcode, payload = _opcode_and_payload(message)
+        opcode, payload = (BINARY, message) if type(message) is bytes else _opcode_and_payload(message)
         if self._deflater is None or not (len(payload) >= LEAST_DEFLATED if compress is None else compress):
-            return encode(opcode, payload)
-        return encode(opcode, self._deflater.deflate(payload, True, pause), rsv1=True)
+            return self._codec.encode(opcode, payload)
+        return self._codec.encode(opcode, self._deflater.deflate(payload, True, pause), True, True)
 
     def fragment(
         self, part: Message | Bytes, compress: bool | None = None, pause: Callable[[], None] = _no_pause
-    ) -> list[Bytes]:
+    ) -> tuple[Bytes, ...]:
         """The next fragment of a message; the first one opens it, and says whether to *compress* it (None: if agreed);
         end_fragments() closes it (RFC 6455 §5.4)."""
         self.check_open()
         opcode, payload = _opcode_and_payload(part)
-        first = self._sending is None
+        first = self._sending == NO_MESSAGE
         if first:
             self._sending = opcode
             self._deflating = self._deflater is not None and compress is not False
-        elif opcode is not self._sending:
+        elif opcode != self._sending:
             raise ApplicationError("the fragments of a message are all text or all binary")
         if self._deflating:
             assert self._deflater is not None
             payload = self._deflater.deflate(payload, False, pause)
-        return encode(opcode if first else CONTINUATION, payload, fin=False, rsv1=first and self._deflating)
+        return self._codec.encode(opcode if first else CONTINUATION, payload, False, first and self._deflating)
 
-    def end_fragments(self) -> list[Bytes]:
+    def end_fragments(self) -> tuple[Bytes, ...]:
         """The end of the message fragment() opened; nothing if it opened none."""
         self.check_open()
-        if self._sending is None:
-            return []
-        self._sending = None
+        if self._sending == NO_MESSAGE:
+            return ()
+        self._sending = NO_MESSAGE
         if self._deflating:
             assert self._deflater is not None
-            return encode(CONTINUATION, self._deflater.deflate(b"", True, _no_pause))
-        return encode(CONTINUATION, b"")
+            return self._codec.encode(CONTINUATION, self._deflater.deflate(b"", True, _no_pause))
+        return self._codec.encode(CONTINUATION, b"")
 
     def ping(self, payload: bytes = b"") -> None:
         """Owe the peer a ping. Raises ValueError beyond 125 bytes."""
@@ -430,7 +435,7 @@ class WebSocketProtocol:
     def _owe(self, opcode: int, payload: bytes) -> None:
         if len(payload) > MAX_CONTROL:
             raise ValueError(f"a control frame carries at most {MAX_CONTROL} bytes")
-        self.owed.append(b"".join(encode(opcode, payload)))
+        self.owed.append(b"".join(self._codec.encode(opcode, payload)))
 
     def check_open(self) -> None:
         """Raise WebSocketError unless messages may be sent."""
@@ -486,4 +491,3 @@ def _fault(close_code: int, why: str) -> PeerError:
 
 
 frame_codec = native.twin(frame_codec, "geventgate.protocol._frames")
-encode = native.twin(encode, "geventgate.protocol._frames")

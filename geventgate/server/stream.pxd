@@ -1,13 +1,15 @@
 cimport cython
 
 from geventgate.server.descriptor cimport Descriptor
+from geventgate.server.switching cimport Reader, Ready, ready_of
 
 
 cdef class Sleeper:
     cpdef wake(self)
 
 
-cdef class Stream:
+cdef class Stream(Reader):
+    cdef public Ready _ready
     cdef public object _sock, _hub
     cdef public Descriptor _descriptor
     cdef public list _held
@@ -18,7 +20,7 @@ cdef class Stream:
     cdef public bint ended
     cdef public double deadline
     cdef public Py_ssize_t received, sent
-    cdef public object _reading, _reader, _writing, _writer, _on_gone
+    cdef public object _reader, _writing, _writer, _on_gone
     cdef public Sleeper _sleeper
     cdef public Py_ssize_t _read_ticks, _write_ticks, _stall_ticks, _swept
     cpdef bint receive(self) except -1

@@ -16,6 +16,7 @@ from gevent import get_hub, getcurrent
 from geventgate.errors import ApplicationError, PeerGone, PeerTimeout
 from geventgate.exchange import Bytes
 from geventgate.server.descriptor import Descriptor, descriptor_of
+from geventgate.server.switching import Reader, Ready, ready_of
 
 RECEIVE_SIZE = 64 * 1024
 BURST = 16  # receives in a row that found more; then other connections have their turn, however fast this peer is
@@ -35,13 +36,13 @@ class Sleeper:
         raise NotImplementedError
 
 
-class Stream:
+class Stream(Reader):
     """Bytes received and not yet taken are ``inbox[start:]``. *sock* is a plain non-blocking socket, and now ours."""
 
     __slots__ = (
-        "_sock", "_descriptor", "_hub", "_held", "_broken", "_drained", "_burst",
+        "_sock", "_descriptor", "_hub", "_ready", "_held", "_broken", "_drained", "_burst",
         "inbox", "start", "ended", "deadline", "received", "sent",
-        "_reader", "_listens", "_unwanted", "_reading", "_sleeper", "_on_gone", "_writing", "_writer",
+        "_reader", "_listens", "_unwanted", "_sleeper", "_on_gone", "_writing", "_writer",
         "_read_ticks", "_write_ticks", "_stall_ticks", "_swept",
     )  # fmt: skip
 
@@ -49,6 +50,7 @@ class Stream:
         self._sock = sock
         self._descriptor: Descriptor = descriptor_of(sock)
         self._hub = get_hub()
+        self._ready: Ready = ready_of(self._hub)
         self._held: list[bytes] = []
         self._broken = False  # a write was cut in its middle
         self._drained = False  # the kernel has nothing for us: wait before the next recv
@@ -161,7 +163,7 @@ class Stream:
         """Called in the hub, at each of its turns that finds bytes, or the end."""
         self._drained = False
         if self._reading is not None:
-            self._reading.switch()
+            self._ready.add(self)
         elif self._sleeper is not None:
             sleeper, self._sleeper = self._sleeper, None
             self._unwanted = 0
@@ -204,11 +206,7 @@ class Stream:
             raise ApplicationError("another greenlet is reading from this connection")
         if not self._listens:
             self._listen()
-        self._reading = getcurrent()
-        try:
-            self._hub.switch()
-        finally:
-            self._reading = None
+        self._ready.wait(self)
 
     # --- writing
 

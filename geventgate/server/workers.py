@@ -19,6 +19,8 @@ Job = Callable[[], None]
 class Worker(Greenlet):  # type: ignore[misc]
     """One greenlet; killed, or left by an exception, it is not used again."""
 
+    __slots__ = ("_begun", "_idle", "_job", "locals")  # so it has no dict
+
     spawning_stack_limit = 0  # gevent would keep who made it: 700 bytes that say nothing, for it serves many
 
     def __init__(self, idle: list["Worker"], job: Job) -> None:

@@ -391,7 +391,7 @@ def test_a_lone_surrogate_is_the_callers_fault():
 
 def test_fragments():
     protocol = WebSocketProtocol(LIMIT)
-    assert protocol.end_fragments() == []
+    assert protocol.end_fragments() == ()
     wire = [protocol.fragment("a"), protocol.fragment("é"), protocol.end_fragments()]
     assert [b"".join(part) for part in wire] == [b"\x01\x01a", b"\x00\x02\xc3\xa9", b"\x80\x00"]
     assert b"".join(protocol.fragment(b"a")) == b"\x02\x01a"

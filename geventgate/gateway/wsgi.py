@@ -223,6 +223,8 @@ class WsgiResponse:
             ended = ended or over
         if websocket.accepted:
             websocket.finish(error)
+        if ended:
+            log.debug("%s: %s", self._exchange, error)
         return ended
 
     def _send_file(self, file: IO[bytes], offset: int, count: int) -> None:
@@ -313,7 +315,6 @@ class WsgiGateway:
         except BaseException as error:
             if not response.end(error):
                 raise
-            log.debug("%s: %s", exchange, error)
         else:
             response.end()
 

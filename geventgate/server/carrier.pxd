@@ -26,3 +26,5 @@ cdef class CarriedExchange(Exchange):
 
 cpdef bint answer(CarriedExchange exchange, handle, Service service) except -1
 cpdef bint _answer(CarriedExchange exchange, handle) except -1
+cpdef bint _answer_and_tell(CarriedExchange exchange, handle, Service service) except -1
+cpdef bint _answer_failure(CarriedExchange exchange, error) except -1

@@ -168,8 +168,12 @@ def run_in_copied_context(handle: Callable[[Exchange], None], exchange: Exchange
 
 def answer(exchange: CarriedExchange, handle: Callable[[Exchange], None], service: Service) -> bool:
     """Call up: the one place. Returns whether the connection may carry another exchange."""
-    if not service.own_listeners and not listeners:
-        return _answer(exchange, handle)
+    if service.own_listeners or listeners:
+        return _answer_and_tell(exchange, handle, service)
+    return _answer(exchange, handle)
+
+
+def _answer_and_tell(exchange: CarriedExchange, handle: Callable[[Exchange], None], service: Service) -> bool:
     began = perf_counter()
     try:
         return _answer(exchange, handle)
@@ -178,23 +182,28 @@ def answer(exchange: CarriedExchange, handle: Callable[[Exchange], None], servic
 
 
 def _answer(exchange: CarriedExchange, handle: Callable[[Exchange], None]) -> bool:
-    """Whatever comes back as an exception is answered or cut here."""
     try:
         run_in_copied_context(handle, exchange)
         return exchange.complete()
-    except PeerGone as error:
+    except BaseException as error:
+        return _answer_failure(exchange, error)
+
+
+def _answer_failure(exchange: CarriedExchange, error: BaseException) -> bool:
+    """Whatever comes back as an exception is answered or cut here: not where it is caught, whose frame a greenlet that
+    waits holds a copy of."""
+    if isinstance(error, PeerGone):
         log.debug("%s: %s", exchange, error)
         exchange.cut()
         return False
-    except PeerError as error:
+    if isinstance(error, PeerError):
         log.info("%s: %s", exchange, error)
         return exchange.fail(error.status, str(error), persistent=False)
-    except (Exception, SystemExit, gevent.Timeout):
+    if isinstance(error, (Exception, SystemExit, gevent.Timeout)):
         log.exception("%s: the application failed", exchange)
         return exchange.fail(500, "")
-    except BaseException:  # killed
-        exchange.abort("its greenlet was killed")
-        raise
+    exchange.abort("its greenlet was killed")
+    raise error
 
 
 run_in_copied_context = native.twin(run_in_copied_context, "geventgate.server._context")

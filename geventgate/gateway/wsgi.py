@@ -279,9 +279,7 @@ class WsgiGateway:
         forwarding = Forwarding(config)
         self._forwarding = forwarding if forwarding else None
         self._templates: dict[Address, Environ] = {}
-        self._lasting: dict[
-            Address, Environ
-        ] = {}  # of requests for another protocol, which may last: as small as can be
+        self._lasting: dict[Address, Environ] = {}  # for requests that may last, those for another protocol: small
 
     def start(self) -> None:
         self._websockets.start()

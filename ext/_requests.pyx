@@ -16,7 +16,6 @@ cdef extern from "spans.h":
 
 cdef extern from "Python.h":
     PyObject *PyDict_SetDefault(dict, object, object) except NULL  # borrowed
-    dict _PyDict_NewPresized(Py_ssize_t)
 
 cdef extern from "names.h" nogil:
     enum: HOST, CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, EXPECT
@@ -39,9 +38,6 @@ cdef extern from "texts.h":
     str known_text(const char *, Py_ssize_t)
     str known_key(int)
     str new_key(const char *, Py_ssize_t, int)
-
-cdef enum:
-    ROOM = 32  # fields of a request, and keys that depend on it
 
 init_kinds()
 
@@ -69,17 +65,9 @@ def make_add_fields(reference):
     return add_fields
 
 
-def with_room(dict template not None):
-    roomy = _PyDict_NewPresized(len(template) + ROOM)
-    for key, value in template.items():
-        roomy[key] = value
-    return roomy
-
-
 twins = {
     "parse_request_head": make_parse_request_head,
     "add_fields": make_add_fields,
-    "with_room": lambda reference: with_room,
 }
 
 

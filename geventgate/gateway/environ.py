@@ -8,6 +8,7 @@ from binascii import b2a_base64
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from io import BufferedReader, BytesIO, RawIOBase
+from sys import getsizeof
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any, TextIO
 from urllib.parse import unquote_to_bytes
@@ -195,9 +196,15 @@ def environ_template(local: Address, root_path: str, errors: TextIO, draining: E
 
 
 def with_room(template: Environ) -> Environ:
-    """*template*, with room for the fields of a request in its copies: a dict that grows is made anew. That is for the
-    twin to do; Python cannot say so."""
-    return template
+    """*template*, with room in its copies for the fields of a request: a dict that has to grow is made anew. It keeps
+    its size when its last keys are popped."""
+    roomy = dict(template)
+    size = getsizeof(roomy)
+    while getsizeof(roomy) == size:
+        roomy[f"room {len(roomy)}"] = None
+    while len(roomy) > len(template):
+        roomy.popitem()
+    return roomy
 
 
 def build_environ(exchange: Exchange, template: Environ, front: Front | None = None) -> Environ:
@@ -339,4 +346,3 @@ def _key(name: bytes) -> str:
 
 
 add_fields = native.twin(add_fields, "geventgate.protocol._requests")
-with_room = native.twin(with_room, "geventgate.protocol._requests")

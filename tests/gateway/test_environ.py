@@ -1,6 +1,7 @@
 """What an application finds in its environ, over requests in memory."""
 
 import io
+import sys
 import traceback
 from urllib.parse import unquote_to_bytes
 
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from geventgate.errors import PeerError, PeerGone, PeerTimeout
-from geventgate.gateway.environ import build_environ, distinguished_name, environ_template
+from geventgate.gateway.environ import build_environ, distinguished_name, environ_template, with_room
 from geventgate.message import Tls
 from geventgate.testing import FakeExchange
 
@@ -591,3 +592,14 @@ def test_keys_of_a_clients_certificate():
 )
 def test_distinguished_names(name, text):
     assert distinguished_name(name) == text
+
+
+def test_a_template_with_room() -> None:
+    """The fields of a browser find their place without another dict being made."""
+    template = environ_template(("127.0.0.1", "80"), "", ERRORS, DRAINING, "x")
+    roomy = with_room(template)
+    assert list(roomy.items()) == list(template.items())
+    environ = roomy.copy()
+    for number in range(30):
+        environ[f"HTTP_X_{number}"] = ""
+    assert sys.getsizeof(environ) == sys.getsizeof(roomy.copy()) > sys.getsizeof(template)

@@ -191,7 +191,9 @@ def connection(data: bytes) -> None:
         stream = TapeStream(tape)
         LOG.addHandler(FAILURES)
         try:
-            Http1Connection(stream, ("127.0.0.1", "1"), ("127.0.0.1", "2"), SERVICE).serve()
+            ours = Http1Connection(stream, ("127.0.0.1", "1"), ("127.0.0.1", "2"), SERVICE)
+            while ours.serve() and stream.receive():  # it idles where a piece ends with a request
+                pass
         finally:
             LOG.removeHandler(FAILURES)
         stream.close()

@@ -67,9 +67,10 @@ static int scan_request_head(const char *begin, size_t size, int max_fields, req
         if (head->count == max_fields) return UNUSUAL;
         q = p;
         p = find_colon(p, end);
+        if (p == end) return UNUSUAL; /* the part of a name is not to be remembered */
         malformed = 0;
         place = place_of(q, (size_t)(p - q), &malformed);
-        if (p == end || malformed) return UNUSUAL;
+        if (malformed) return UNUSUAL;
         field->name = (uint16_t)(q - begin);
         field->name_end = (uint16_t)(p - begin);
         field->known = (uint16_t)(place + 1);

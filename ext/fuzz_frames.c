@@ -4,11 +4,8 @@
  *     clang -g -O1 -fsanitize=fuzzer,address,undefined -o build/fuzz_frames ext/fuzz_frames.c
  *     build/fuzz_frames -max_len=512 -max_total_time=60
  */
-#include <stdlib.h>
-
 #include "frames.h"
-
-#define MUST(condition) do { if (!(condition)) __builtin_trap(); } while (0)
+#include "fuzz.h"
 
 static void check_head(const unsigned char *begin, size_t size, int deflate, int compressed, uint64_t room)
 {
@@ -41,7 +38,6 @@ static void check_unmask(const unsigned char *from, size_t size, const unsigned 
     free(into);
 }
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static const uint64_t rooms[] = {0, 100, 70000, UINT64_MAX};

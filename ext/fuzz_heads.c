@@ -5,12 +5,10 @@
  *         ext/fuzz_heads.c ext/fuzz_portable.c
  *     build/fuzz_heads -max_len=4096 -max_total_time=60 build/corpus tests/fuzz/corpus/head
  */
-#include <stdlib.h>
 #include <strings.h>
 
 #include "heads.h"
-
-#define MUST(condition) do { if (!(condition)) __builtin_trap(); } while (0)
+#include "fuzz.h"
 
 int scan_request_head_portably(const char *, size_t, int, request_head *, field_span *);
 
@@ -119,15 +117,6 @@ static void check_known_names(void)
     }
 }
 
-int LLVMFuzzerInitialize(int *argc, char ***argv);
-int LLVMFuzzerInitialize(int *argc, char ***argv)
-{
-    (void)argc, (void)argv;
-    init_kinds();
-    return 0;
-}
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     char *copy = malloc(size ? size : 1); /* exactly as large, so that one byte too far is seen */

@@ -7,12 +7,10 @@
  *
  * An input is a status and fields, separated by bytes 1E and 1F, as in the target "response" of tests/fuzz.
  */
-#include <stdlib.h>
 #include <strings.h>
 
 #include "responses.h"
-
-#define MUST(condition) do { if (!(condition)) __builtin_trap(); } while (0)
+#include "fuzz.h"
 
 const char *find_control_portably(const char *, const char *);
 
@@ -122,15 +120,6 @@ static void check_hash(response_head *head)
     MUST(wire_hash(head) == hash);
 }
 
-int LLVMFuzzerInitialize(int *argc, char ***argv);
-int LLVMFuzzerInitialize(int *argc, char ***argv)
-{
-    (void)argc, (void)argv;
-    init_kinds();
-    return 0;
-}
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     response_head *head = malloc(sizeof *head);

@@ -68,11 +68,14 @@ cdef class NativeDescriptor(Descriptor):
 
     cpdef bytes recv(self, Py_ssize_t size):
         cdef ssize_t count
+        size = min(size, SCRATCH)
         while True:
-            count = recv(self._fd, scratch, min(size, SCRATCH), MSG_DONTWAIT)
+            count = recv(self._fd, scratch, size, MSG_DONTWAIT)
             if count >= 0:
+                self.drained = count < size
                 return PyBytes_FromStringAndSize(scratch, count)
             if not judge():
+                self.drained = True
                 return None
 
     cpdef bint peek(self) except -1:
@@ -93,8 +96,10 @@ cdef class NativeDescriptor(Descriptor):
             while True:
                 count = recv(self._fd, view.buf, view.len, MSG_DONTWAIT)
                 if count >= 0:
+                    self.drained = count < view.len
                     return count
                 if not judge():
+                    self.drained = True
                     return -1
         finally:
             PyBuffer_Release(&view)

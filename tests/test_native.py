@@ -49,7 +49,7 @@ def said(parse: Callable[..., Any], *arguments: Any) -> Any:
 def test_what_has_a_twin() -> None:
     wanted = {
         "parse_request_head", "compose_response_head", "accept", "add_fields", "descriptor_of",
-        "frame_codec", "run_in_copied_context", "switch_to",
+        "frame_codec", "run_in_copied_context", "switch_to", "tell",
     }  # fmt: skip
     assert websocket.MAX_CONTROL  # those of a module are known once it is imported
     assert set(native.references) == (wanted if native.COMPILED else set())

@@ -15,18 +15,22 @@ MOST_BUFFERS = 64  # in one call; Linux takes 1024
 class Descriptor:
     """Of a connected, non-blocking socket. What fails raises OSError; having to wait does not."""
 
-    __slots__ = ("_sock", "whole")
+    __slots__ = ("_sock", "drained", "whole")
 
     def __init__(self, sock: Any) -> None:
         self._sock = sock
+        self.drained = False  # recv() or recv_into() took all there was
         self.whole = True  # the last sendv() sent all it was given
 
     def recv(self, size: int) -> bytes | None:
         """1 to *size* bytes, b"" at the end; None: nothing has come."""
         try:
-            return self._sock.recv(size)  # type: ignore[no-any-return]
+            data: bytes = self._sock.recv(size)
         except BlockingIOError:
+            self.drained = True
             return None
+        self.drained = len(data) < size
+        return data
 
     def peek(self) -> bool:
         """Whether bytes have come."""
@@ -38,9 +42,12 @@ class Descriptor:
     def recv_into(self, buffer: memoryview) -> int:
         """As recv(), into *buffer*; how many bytes, 0 at the end; -1: nothing has come."""
         try:
-            return self._sock.recv_into(buffer)  # type: ignore[no-any-return]
+            count: int = self._sock.recv_into(buffer)
         except BlockingIOError:
+            self.drained = True
             return -1
+        self.drained = count < len(buffer)
+        return count
 
     def sendv(self, buffers: Sequence[Bytes]) -> int:
         """Send of *buffers* what one call can; how many bytes that was, 0 where the socket takes none. Small ones are

@@ -16,7 +16,7 @@ from geventgate.exchange import Address
 from geventgate.protocol.proxy import MAX_V2, parse_proxy_header
 from geventgate.server.clock import CLOCK
 from geventgate.server.service import Connection, Service
-from geventgate.server.stream import READ
+from geventgate.server.selector import READ
 
 DRAIN_SECONDS = 1.0  # as an idle HTTP connection
 

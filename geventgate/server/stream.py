@@ -1,8 +1,11 @@
 """A connection's bytes, in order: read-ahead, held-back output, and waiting that a sweep can end.
 
-Knows no protocol. One greenlet may wait to read and one to write, each on an io watcher of its own. Who serves a
-connection need not wait in a greenlet: when_readable() wakes it. The server's sweep calls ``sweep()`` once a second,
-in the hub: deadlines cost a request nothing, and reach a greenlet only while it is parked here.
+Knows no protocol. One greenlet may wait to read and one to write. Who serves a connection need not wait in a greenlet:
+when_readable() wakes it. The server's sweep calls ``sweep()`` once a second, in the hub: deadlines cost a request
+nothing, and reach a greenlet only while it is parked here.
+
+The hub's selector tells only what is new, so before anybody waits, what has come must have been received, or the
+selector asked anew: ``_drained`` says that nothing is left, ``_listens`` that it need not be asked.
 """
 
 import os
@@ -16,14 +19,14 @@ from gevent import get_hub, getcurrent
 from geventgate.errors import ApplicationError, PeerGone, PeerTimeout
 from geventgate.exchange import Bytes
 from geventgate.server.descriptor import Descriptor, descriptor_of
-from geventgate.server.switching import Reader, Ready, ready_of
+from geventgate.server.selector import Reader
+from geventgate.server.switching import Ready, ready_of
 
 RECEIVE_SIZE = 64 * 1024
 BURST = 16  # receives in a row that found more; then other connections have their turn, however fast this peer is
 READ_AHEAD = 64 * 1024  # while nobody reads, to see the peer go
 GRACE_SECONDS = 10.0  # before a minimal rate is asked for
-PATIENCE = 3  # hub's turns in which bytes may wait for somebody whose turn is near, before nobody looks for them
-READ, WRITE = 1, 2  # events of libev
+WRITE = 2  # an event of libev's
 
 
 class Sleeper:
@@ -42,11 +45,12 @@ class Stream(Reader):
     __slots__ = (
         "_sock", "_descriptor", "_hub", "_ready", "_held", "_broken", "_drained", "_burst",
         "inbox", "start", "ended", "deadline", "received", "sent",
-        "_reader", "_listens", "_unwanted", "_sleeper", "_on_gone", "_writing", "_writer",
+        "_sleeper", "_on_gone", "_writing", "_writer",
         "_read_ticks", "_write_ticks", "_stall_ticks", "_swept",
     )  # fmt: skip
 
     def __init__(self, sock: Any) -> None:
+        Reader.__init__(self)
         self._sock = sock
         self._descriptor: Descriptor = descriptor_of(sock)
         self._hub = get_hub()
@@ -61,15 +65,11 @@ class Stream(Reader):
         self.deadline = 0.0  # for the peer's next bytes, by the server's clock; 0 is never
         self.received = 0  # bytes, since pace()
         self.sent = 0
-        # The watchers are made at first use. That of reading stays active until it finds bytes that nobody wants.
-        self._reader: Any = None
-        self._listens = False  # it is active
-        self._unwanted = 0  # times in a row that it found bytes for nobody
-        self._reading: Any = None  # the greenlet that waits, else ...
-        self._sleeper: Sleeper | None = None  # ... who is woken, else ...
+        # Where no greenlet waits to read:
+        self._sleeper: Sleeper | None = None  # who is woken, else ...
         self._on_gone: Callable[[], None] | None = None  # ... for whom the peer is watched
         self._writing: Any = None
-        self._writer: Any = None
+        self._writer: Any = None  # a watcher, made at first use
         # Seconds the sweep has found a greenlet waiting.
         self._read_ticks = self._write_ticks = self._stall_ticks = self._swept = 0
 
@@ -100,16 +100,20 @@ class Stream(Reader):
             data = self._receive(RECEIVE_SIZE)
         except OSError as error:
             raise self._lost(error) from None
+        return self._put(data)
+
+    def _put(self, data: bytes | None) -> bool:
+        """*data* is what _receive() gave. Whether it is news."""
         if data is None:
             self._drained = True
             return False
-        self._note(len(data), RECEIVE_SIZE)
+        self._note(len(data))
         if data:
             self.append(data)
         return True
 
     def receive_into(self, buffer: memoryview) -> int:
-        """As receive(), into *buffer*, while the inbox is empty; how many bytes, 0 at the end."""
+        """As receive(), into *buffer*, which has room, while the inbox is empty; how many bytes, 0 at the end."""
         if self._held:
             self.flush()
         while not self.ended:
@@ -121,22 +125,25 @@ class Stream(Reader):
             except OSError as error:
                 raise self._lost(error) from None
             if count >= 0:
-                self._note(count, len(buffer))
+                self._note(count)
                 return count
             self._drained = True
         return 0
 
-    def _note(self, count: int, room: int) -> None:
-        """*count* bytes have come where there was *room*."""
-        if count < room:
-            self._drained = True
+    def _note(self, count: int) -> None:
+        """*count* bytes have come, 0 at the end."""
+        self.received += count
+        if not count:
+            self.ended = True
+        elif self._descriptor.drained:
+            self._drained = not self._ending
             self._burst = 0
+            if self._on_gone is not None:
+                self._watch()
         else:
             self._burst += 1
-            self._drained = self._burst % BURST == 0
-        self.received += count
-        if not count and room:
-            self.ended = True
+            if self._burst % BURST == 0:
+                self.rest()
 
     def _receive(self, size: int) -> bytes | None:
         """As Descriptor's recv(). Raises OSError."""
@@ -144,35 +151,29 @@ class Stream(Reader):
 
     def rest(self) -> None:
         """Before more is received others have their turn."""
-        self._drained = True
+        if not self._drained:
+            self._drained = True
+            self._listens = False
 
     def when_readable(self, sleeper: Sleeper) -> None:
         """Wake *sleeper*, once, when bytes or the end have come. No greenlet may be waiting."""
         self._sleeper = sleeper
-        if not self._listens:
-            self._listen()
+        self._listen()
 
     def _listen(self) -> None:
-        if self._reader is None:
-            self._reader = self._hub.loop.io(self._sock.fileno(), READ)
-        self._reader.start(self._readable)
-        self._listens = True
-        self._unwanted = 0
+        """Have readable() called when there is more than has been received."""
+        if not self._listens or not self._drained:
+            self._ready.selector.listen(self, self._sock.fileno())
 
-    def _readable(self) -> None:
-        """Called in the hub, at each of its turns that finds bytes, or the end."""
+    def readable(self) -> None:
         self._drained = False
         if self._reading is not None:
             self._ready.add(self)
         elif self._sleeper is not None:
             sleeper, self._sleeper = self._sleeper, None
-            self._unwanted = 0
             sleeper.wake()
-        elif self._on_gone is None or not self._read_ahead():
-            self._unwanted += 1
-            if self._unwanted > PATIENCE:
-                self._reader.stop()
-                self._listens = False
+        elif self._on_gone is not None:
+            self._read_ahead()
 
     def append(self, data: bytes) -> None:
         """Put *data* behind what the inbox holds."""
@@ -185,8 +186,8 @@ class Stream(Reader):
         if self.start == len(self.inbox):
             self.inbox = b""
             self.start = 0
-            if self._on_gone is not None and not self._listens and not self.ended and not self._broken:
-                self._listen()  # there is room again
+            if self._on_gone is not None:
+                self._watch()  # there is room again
 
     def pending(self) -> int:
         """Bytes in the inbox."""
@@ -204,8 +205,7 @@ class Stream(Reader):
     def _park_reader(self) -> None:
         if self._reading is not None:
             raise ApplicationError("another greenlet is reading from this connection")
-        if not self._listens:
-            self._listen()
+        self._listen()
         self._ready.wait(self)
 
     # --- writing
@@ -312,30 +312,28 @@ class Stream(Reader):
         self._on_gone = on_gone
         if self._broken:
             on_gone()
-        elif not self.ended and not self._listens:
+        else:
+            self._watch()
+
+    def _watch(self) -> None:
+        if not self.ended and not self._broken:
             self._listen()
 
     def unwatch(self) -> None:
         self._on_gone = None
 
-    def _read_ahead(self) -> bool:
-        """Whether to go on. Called in the hub: never blocks."""
+    def _read_ahead(self) -> None:
+        """Called in the hub: never blocks."""
         room = READ_AHEAD - self.pending()
-        if room <= 0:
-            return False
+        if self.ended or room <= 0:
+            return
         try:
             data = self._receive(room)
         except OSError as error:
             self._lost(error)
-            return False
-        if data is None:
-            return True
-        if not data:
-            self.ended = True
-            return False
-        self.received += len(data)
-        self.append(data)
-        return True
+            return
+        self._put(data)
+        self._watch()
 
     @property
     def reading(self) -> bool:
@@ -414,12 +412,11 @@ class Stream(Reader):
         for greenlet in (self._reading, self._writing):
             if greenlet is not None and greenlet is not getcurrent():
                 self._hub.loop.run_callback(self._tell_closed, greenlet)
-        for watcher in (self._reader, self._writer):
-            if watcher is not None:
-                watcher.stop()
-                watcher.close()
-        self._reader = self._writer = self._sleeper = None
-        self._listens = False
+        if self._writer is not None:
+            self._writer.stop()
+            self._writer.close()
+        self._ready.selector.forget(self, self._sock.fileno())
+        self._writer = self._sleeper = None
 
     def _tell_closed(self, greenlet: Any) -> None:
         """Called in the hub: by then the greenlet may have been woken otherwise, and wait for something else."""

@@ -1,12 +1,10 @@
 cimport cython
 
-
-cdef class Reader:
-    cdef public object _reading
+from geventgate.server.selector cimport Reader
 
 
 cdef class Ready:
-    cdef public object _hub
+    cdef public object _hub, selector
     cdef public list _readers
     cdef public bint _due
     cpdef add(self, Reader reader)

@@ -4,29 +4,23 @@ By way of the hub it would be two switches for each that is woken; and gevent's 
 half as much again as the switch itself.
 """
 
+import os
 from typing import Any
 
 from gevent import getcurrent
 
 from geventgate import native
-
-
-class Reader:
-    """Who may wait for bytes in a greenlet."""
-
-    __slots__ = ("_reading",)
-
-    def __init__(self) -> None:
-        self._reading: Any = None  # the greenlet that waits
+from geventgate.server.selector import Reader, make_selector
 
 
 class Ready:
     """The readers of one hub whose bytes have come, and who have yet to go on."""
 
-    __slots__ = ("_due", "_hub", "_readers")
+    __slots__ = ("_due", "_hub", "_readers", "selector")
 
     def __init__(self, hub: Any) -> None:
         self._hub = hub
+        self.selector = make_selector(hub)
         self._readers: list[Reader] = []
         self._due = False
 
@@ -72,6 +66,14 @@ def ready_of(hub: Any) -> Ready:
             del _all[other]
         ready = _all[hub] = Ready(hub)
     return ready
+
+
+def _renew_selectors() -> None:
+    for ready in _all.values():
+        ready.selector.forked()
+
+
+os.register_at_fork(after_in_child=_renew_selectors)
 
 
 def switch_to(greenlet: Any) -> None:

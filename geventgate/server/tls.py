@@ -93,21 +93,20 @@ class Deciphering:
         self.ended = False  # the peer has said so: close_notify, or the end of its bytes
 
     def recv(self, size: int) -> bytes | None:
-        """Plaintext, b"" at the end. None: no record is whole. What comes without a close_notify ends without an
-        error, as in nginx: HTTP knows how long its messages are."""
-        if self.ended:
-            return b""
-        data = self._descriptor.recv(size)
-        if data is None:
-            return None
-        if not data:
-            self.ended = True
-            return b""
-        self._ciphertext.write(data)
-        plaintext = self.take()
-        if not plaintext and not self.ended:
-            return None
-        return plaintext
+        """Plaintext, b"" at the end. None: no record is whole, and nothing is left to receive. What comes without a
+        close_notify ends without an error, as in nginx: HTTP knows how long its messages are."""
+        while not self.ended:
+            data = self._descriptor.recv(size)
+            if data is None:
+                return None
+            if not data:
+                self.ended = True
+                break
+            self._ciphertext.write(data)
+            plaintext = self.take()
+            if plaintext:
+                return plaintext
+        return b""
 
     def take(self) -> bytes:
         """All that can be decrypted; nothing of it is left inside OpenSSL."""
@@ -158,21 +157,25 @@ class TlsStream(Stream):
             except OSError as error:
                 self._push_once()  # the alert
                 raise PeerError(400, _reason(error)) from None
-            self._park_reader()
-            try:
-                data = self._descriptor.recv(RECORD)
-            except OSError as error:
-                raise self._lost(error) from None
-            if data is None:
-                continue
-            if not data:
-                raise PeerGone("the peer hung up")
-            self._received.write(data)
+            self._received.write(self._next_flight())
         self._push()
         try:
             self.inbox = self._deciphering.take()  # a request may have come behind it
         except OSError as error:
             raise self._lost(error) from None
+
+    def _next_flight(self) -> bytes:
+        while True:
+            try:
+                data = self._descriptor.recv(RECORD)
+            except OSError as error:
+                raise self._lost(error) from None
+            if data:
+                return data
+            if data is not None:
+                raise PeerGone("the peer hung up")
+            self._drained = True
+            self._park_reader()
 
     def describe(self) -> Tls:
         session = self._session

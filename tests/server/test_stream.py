@@ -11,11 +11,19 @@ from gevent import get_hub, socket
 from gevent.event import Event
 
 from geventgate.errors import ApplicationError, PeerError, PeerGone, PeerTimeout
+from geventgate.server import selector, switching
 from geventgate.server.descriptor import JOIN_SIZE
 from geventgate.server.stream import BURST, READ_AHEAD, Sleeper, Stream
 
 LARGE = b"a" * 5_000_000
 Ends = tuple[Stream, socket.socket]
+
+
+@pytest.fixture(autouse=True, params=[True, False], ids=["epoll", "watchers"])
+def told_by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What tells a stream that bytes have come."""
+    monkeypatch.setattr(selector, "HAS_EPOLL", request.param)
+    monkeypatch.setattr(switching, "_all", {})
 
 
 @pytest.fixture
@@ -179,6 +187,23 @@ def test_sendfile(ends: Ends, tmp_path: Any) -> None:
 # --- waiting
 
 
+def test_an_end_that_came_with_the_last_bytes_is_seen(ends: Ends) -> None:
+    """Nothing is told of it afterwards."""
+    stream, peer = ends
+    for waits in (True, False):
+        reader = gevent.spawn(stream.receive)
+        if waits:
+            gevent.sleep(0.01)
+            peer.sendall(b"a")
+        else:
+            peer.sendall(b"b")
+            peer.shutdown(socket.SHUT_WR)
+        assert reader.get(timeout=5)
+    assert stream.inbox == b"ab"
+    with gevent.Timeout(5):
+        assert not stream.receive()
+
+
 def test_poll_takes_what_has_come(ends: Ends) -> None:
     stream, peer = ends
     assert not stream.poll()
@@ -218,6 +243,7 @@ def test_a_waiting_greenlet_comes_before_who_is_called(ends: Ends) -> None:
     peer.sendall(b"a")
     assert reader.get(timeout=5)
     assert not called.is_set()
+    stream.when_readable(Called(called.set))
     peer.sendall(b"b")
     assert called.wait(5)
 

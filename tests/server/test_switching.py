@@ -6,7 +6,8 @@ import pytest
 from gevent import get_hub, getcurrent
 from gevent.exceptions import BlockingSwitchOutError
 
-from geventgate.server.switching import Reader, Ready, ready_of, switch_to
+from geventgate.server.selector import Reader
+from geventgate.server.switching import Ready, ready_of, switch_to
 
 
 class Log(list[str]):

@@ -39,7 +39,7 @@ cdef class Http1Exchange(CarriedExchange):
     cpdef bytes read(self, Py_ssize_t size)
     @cython.locals(content=Content, stream=Stream, count=Py_ssize_t)
     cpdef Py_ssize_t readinto(self, buffer) except -1
-    @cython.locals(content=Content, stream=Stream)
+    @cython.locals(content=Content, stream=Stream, size=Py_ssize_t)
     cpdef take_whole(self)
     cpdef send(self, data)
     cpdef finish(self, data=*, trailers=*)

@@ -275,10 +275,13 @@ class Http1Exchange(CarriedExchange):
         content, stream = self._content, self._stream
         if content is None or not content.plain or self._continue_due:
             return None
-        if not 0 < content.remaining <= stream.pending():
+        size = content.remaining
+        if not 0 < size <= stream.pending():
             return None
-        data, taken = content.decode(stream.inbox, stream.start, content.remaining)
-        stream.take(taken)
+        data = stream.inbox[stream.start : stream.start + size]
+        stream.take(size)
+        content.remaining = 0
+        content.ended = True
         return data
 
     def _send_continue(self) -> None:

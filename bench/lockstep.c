@@ -3,12 +3,14 @@
  * FILE has another request than the shortest, of 64 KiB at most; its answer is to be the same.
  * Sends a request on every connection, then reads every answer, and begins again. Sharing one core with the server it
  * gives that whole batches to work on, whatever the machine does meanwhile: the server's CPU per request repeats to a
- * few per cent, where a free load's depends on how many requests a wake finds. Every answer must be as long as the
- * first and end with its content.
+ * few per cent, where a free load's depends on how many requests a wake finds. Both must be batch jobs (SCHED_BATCH),
+ * else the kernel may have one that wakes interrupt the other: the server is started as one, this becomes one. Every
+ * answer must be as long as the first and end with its content.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <netinet/tcp.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -58,6 +60,7 @@ static size_t hear(int fd, size_t size) {
 
 int main(int argc, char **argv) {
     if (argc != 4 && argc != 5) return fprintf(stderr, "usage: lockstep PORT CONNECTIONS SECONDS [FILE]\n"), 2;
+    if (sched_setscheduler(0, SCHED_BATCH, &(struct sched_param){0})) fail("sched_setscheduler");
     request_size = strlen(request);
     if (argc == 5) read_request(argv[4]);
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(atoi(argv[1])), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};

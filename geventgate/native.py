@@ -19,8 +19,8 @@ from typing import Any, TypeVar
 POLICY = (
     "message", "exchange", "protocol.http1", "protocol.http2", "protocol.conduct", "protocol.http2_ngh2",
     "protocol.websocket", "server.clock", "server.workers", "server.service", "server.descriptor", "server.selector",
-    "server.switching", "server.stream", "server.carrier", "server.http1", "server.http2", "server.tls", "gateway.environ",
-    "gateway.websocket", "gateway.wsgi",
+    "server.switching", "server.stream", "server.carrier", "server.http1", "server.http2", "server.tls",
+    "gateway.environ", "gateway.websocket", "gateway.wsgi",
 )  # fmt: skip
 TWINS = (  # from ext/
     "protocol._frames", "protocol._requests", "protocol._responses", "server._descriptor", "server._context",

@@ -15,8 +15,8 @@ from geventgate.errors import PeerError
 from geventgate.exchange import Address
 from geventgate.protocol.proxy import MAX_V2, parse_proxy_header
 from geventgate.server.clock import CLOCK
-from geventgate.server.service import Connection, Service
 from geventgate.server.selector import READ
+from geventgate.server.service import Connection, Service
 
 DRAIN_SECONDS = 1.0  # as an idle HTTP connection
 

@@ -1,7 +1,7 @@
 """Tells readers of their bytes: one set of descriptors for all of a hub. A leaf.
 
-gevent has a watcher for each descriptor, a few hundred bytes, and goes through several layers whenever one is ready. The
-kernel's own set, epoll(7), needs one watcher for all, and says only what is new ("edges").
+gevent has a watcher for each descriptor, a few hundred bytes, and goes through several layers whenever one is ready.
+The kernel's own set, epoll(7), needs one watcher for all, and says only what is new ("edges").
 """
 
 import select

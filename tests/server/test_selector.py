@@ -117,9 +117,7 @@ def test_more_than_are_taken_at_a_time(selector: Selector, pairs: Any) -> None:
         selector.forget(reader, fd)
 
 
-def test_one_that_fails_leaves_the_others_told(
-    selector: Selector, pairs: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_that_fails_leaves_the_others_told(selector: Selector, pairs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     faults: list[Any] = []
     monkeypatch.setattr(get_hub(), "handle_error", lambda *error: faults.append(error[2]))
     readers = [Told(lambda: 1 / 0), Told()]  # in either order
@@ -147,7 +145,7 @@ def test_who_was_forgotten_in_the_midst_is_not_told(selector: Selector, pairs: A
 
 
 def test_who_listens_keeps_the_hub_alive_and_nobody_else_does(pairs: Any) -> None:
-    ((ours, theirs),) = pairs(1)
+    ((ours, _),) = pairs(1)
 
     def wait_for_all() -> list[object]:
         """In a hub of its own."""

@@ -1186,6 +1186,20 @@ def test_a_writer_left_behind_is_told_that_it_is_over(site: Site) -> None:
 UPGRADE = "Connection: Upgrade\r\nUpgrade: x\r\n"
 
 
+def test_behind_an_upgrade_that_is_declined_http_goes_on(site: Site, until: Until) -> None:
+    server = site.serve(echo_target)
+    client = site.connect()
+    for _ in range(2):
+        client.send(request("/1", UPGRADE) + request("/2", UPGRADE) + request("/3"))
+        assert [client.response().content for _ in range(3)] == [b"/1", b"/2", b"/3"]
+        gevent.sleep(0.02)  # it idles
+    assert len(server.service.connections) == 1
+    client.send(request("/4", UPGRADE + "Connection: close\r\n"))
+    assert client.response().content == b"/4"
+    assert client.rest() == b""
+    until(lambda: not server.service.connections)
+
+
 def test_tunnel(site: Site) -> None:
     def handle(exchange: Exchange) -> None:
         tunnel = exchange.open_tunnel([("A", "b")])

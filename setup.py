@@ -24,6 +24,7 @@ WISH = os.environ.get(NATIVE["VARIABLE"], "")
 CAN = os.name == "posix" and sys.implementation.name == "cpython"
 # Of the code that Cython writes; and a twin need not use all of a header.
 QUIET = ("-Wno-unused-function", "-Wno-array-bounds", "-Wno-missing-field-initializers", "-Wno-unused-parameter")
+FREE = 64  # objects of a class that are kept for the next
 DIRECTIVES = {"language_level": 3, "annotation_typing": False, "binding": True}
 
 
@@ -73,7 +74,11 @@ class Build(build_ext):
         if shutil.which(compiler) is None:
             raise CompileError(f"there is no {compiler}")
         from Cython.Build import cythonize
+        from Cython.Compiler.Options import get_directive_defaults
 
+        # What is made for each request is not allocated each time. For all classes: of what a .pxd says of one, Cython
+        # forgets this when it comes to the .py; and it takes it from the defaults only.
+        get_directive_defaults()["freelist"] = FREE
         written = cythonize(
             self.extensions, compiler_directives=DIRECTIVES, build_dir="build/cython", quiet=not self.verbose
         )

@@ -1,7 +1,6 @@
 cimport cython
 
 @cython.final
-@cython.freelist(64)
 cdef class RequestHead:
     cdef public str method
     cdef public bytes target
@@ -28,7 +27,6 @@ cdef class RequestHead:
 
 
 @cython.final
-@cython.freelist(64)
 cdef class ResponseHead:
     cdef public int code
     cdef public bytes wire

@@ -7,7 +7,6 @@ from geventgate.message cimport RequestHead
 cdef char PERCENT
 
 
-@cython.freelist(64)
 cdef class Request:
     cdef public Exchange _exchange
     cdef public RequestHead _head
@@ -15,7 +14,6 @@ cdef class Request:
     cpdef begin(self, Exchange exchange, str script_name)
 
 
-@cython.freelist(64)
 cdef class Disconnected:
     cdef public Exchange _exchange
     cdef public dict _links

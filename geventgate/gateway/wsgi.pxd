@@ -5,7 +5,6 @@ from geventgate.message cimport RequestHead
 from geventgate.gateway.environ cimport build_environ
 
 
-@cython.freelist(64)
 cdef class WsgiResponse:
     cdef public Exchange _exchange
     cdef public object _fields, _raw, _socket, _status, _trailers, _websocket, input

@@ -4,7 +4,6 @@ from geventgate.message cimport RequestHead
 
 
 @cython.final
-@cython.freelist(64)
 cdef class Request:
     cdef public object stream_id
     cdef public RequestHead head
@@ -12,7 +11,6 @@ cdef class Request:
 
 
 @cython.final
-@cython.freelist(64)
 cdef class Data:
     cdef public object stream_id
     cdef public bytes data

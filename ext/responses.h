@@ -99,17 +99,4 @@ static inline int put_field(response_head *head, const char *name, size_t n, con
     put(head, "\r\n", 2);
     return 1;
 }
-
-static inline uint32_t wire_hash(const response_head *head)
-{
-    uint64_t h = head->size, x;
-    size_t i;
-    for (i = 0; i + 8 <= head->size; i += 8) {
-        memcpy(&x, head->wire + i, 8);
-        h = (h ^ x) * 0x9E3779B97F4A7C15u;
-        h ^= h >> 32;
-    }
-    memcpy(&x, head->wire + head->size - 8, 8);
-    return (uint32_t)(((h ^ x) * 0xff51afd7ed558ccdu) >> 32);
-}
 #endif

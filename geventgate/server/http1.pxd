@@ -43,8 +43,12 @@ cdef class Http1Exchange(CarriedExchange):
     cpdef take_whole(self)
     cpdef send(self, data)
     cpdef finish(self, data=*, trailers=*)
+    @cython.locals(head=bytes)
+    cpdef _send_whole(self, bytes data)
+    cpdef _send_last(self, data, trailers)
+    cpdef _write_head(self)
     @cython.locals(head=ResponseHead, request=RequestHead, stated=Py_ssize_t, added=bytes, stamp=bytes)
-    cpdef _write_head(self, Py_ssize_t length)
+    cpdef bytes _take_head(self, Py_ssize_t length)
     cpdef bint _too_much_unread(self) except -1
     cpdef _write_content(self, data)
     cpdef bint complete(self) except -1

@@ -314,13 +314,13 @@ class Http1Exchange(CarriedExchange):
 
     def send(self, data: bytes) -> None:
         if self._said is HEAD_HELD:
-            self._write_head(-1)
+            self._write_head()
         self._write_content(data)
         self._stream.flush()
 
     def send_file(self, file: IO[bytes], offset: int, count: int) -> None:
         if self._said is HEAD_HELD:
-            self._write_head(-1)
+            self._write_head()
         elif self._said is not HEAD_SENT:
             raise ApplicationError("content outside of a response")
         if self._framing is KNOWN_LENGTH:
@@ -341,9 +341,23 @@ class Http1Exchange(CarriedExchange):
             return 0
 
     def finish(self, data: bytes = b"", trailers: ResponseFields = ()) -> None:
+        if self._said is HEAD_HELD and not trailers:
+            self._send_whole(data)
+        else:
+            self._send_last(data, trailers)
+        self._said = FINISHED
+
+    def _send_whole(self, data: bytes) -> None:
+        """Head and content in one: of a known length, or none."""
+        head = self._take_head(len(data))
+        data = self._measure(data)
+        self._cut = self._falls_short()
+        self._stream.sendv((head, data))
+
+    def _send_last(self, data: bytes, trailers: ResponseFields) -> None:
         lines = compose_trailers(trailers) if trailers else ()
         if self._said is HEAD_HELD:
-            self._write_head(-1 if trailers else len(data))
+            self._write_head()
         if data:
             self._write_content(data)
         elif self._said is not HEAD_SENT:
@@ -355,10 +369,13 @@ class Http1Exchange(CarriedExchange):
         else:
             self._cut = self._falls_short()
         self._stream.flush()
-        self._said = FINISHED
 
-    def _write_head(self, length: int) -> None:
-        """Write the held head and what the server adds to it. *length* is the content's, or -1 when not known."""
+    def _write_head(self) -> None:
+        """Of content whose length is not known."""
+        self._stream.write(self._take_head(-1))
+
+    def _take_head(self, length: int) -> bytes:
+        """The held head and what the server adds to it. *length* is the content's, or -1 when not known."""
         head = self._head
         request = self.request
         assert head is not None
@@ -383,15 +400,14 @@ class Http1Exchange(CarriedExchange):
             added += b"Connection: close\r\n"
         elif request.old:
             added += b"Connection: keep-alive\r\n"
-        if head.dated or head.named:
-            stamp = (b"" if head.named else SERVER) + (b"" if head.dated else CLOCK.date) + b"\r\n"
-            self._stream.write(head.wire + added + stamp)
-        elif added:
-            self._stream.write(head.wire + added + CLOCK.server_and_date)
-        else:
-            self._stream.write(head.stamped(CLOCK.server_and_date))
         self.status = head.code
         self._said = HEAD_SENT
+        if head.dated or head.named:
+            stamp = (b"" if head.named else SERVER) + (b"" if head.dated else CLOCK.date) + b"\r\n"
+            return head.wire + added + stamp
+        if added:
+            return head.wire + added + CLOCK.server_and_date
+        return head.stamped(CLOCK.server_and_date)
 
     def _too_much_unread(self) -> bool:
         content = self._content

@@ -4,7 +4,7 @@ from geventgate.exchange cimport Exchange
 from geventgate.message cimport RequestHead
 
 
-cdef char PERCENT
+cdef char PERCENT, SLASH
 
 
 cdef class Request:

@@ -27,7 +27,7 @@ Link = Callable[[object], None]
 MAX_KNOWN_KEYS = 1024  # the cache of keys is bounded, and so are the names in it
 MAX_KNOWN_NAME = 64
 PROTOCOLS = {"1.0": "HTTP/1.0", "1.1": "HTTP/1.1", "2": "HTTP/2"}
-PERCENT = ord("%")  # looking for an int in bytes costs a tenth
+PERCENT, SLASH = b"%/"  # looking for an int in bytes costs a tenth
 CONTENT_BUFFER = 64 * 1024  # bytes; with Python's 8 KiB a read of 10 KB comes up to us twice
 
 
@@ -245,8 +245,10 @@ def build_environ(exchange: Exchange, template: Environ, front: Front | None = N
         add_fields(keys, head)
     if memo is not None:
         environ.update(memo)
-    # "the server MUST ignore the received Host header field" beside an absolute target (RFC 9112 §3.2.2)
-    if head.authority or "HTTP_HOST" in environ:
+    # "the server MUST ignore the received Host header field" beside an absolute target (RFC 9112 §3.2.2). A proxy may
+    # have told of another, and over HTTP/2 there need be none.
+    told_elsewhere = head.multiplexed or front is not None or head.target[0] != SLASH
+    if told_elsewhere and (head.authority or "HTTP_HOST" in environ):
         environ["HTTP_HOST"] = head.authority.decode("latin-1")
     return environ
 

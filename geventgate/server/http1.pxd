@@ -9,6 +9,7 @@ from geventgate.server.service cimport Connection, Service
 from geventgate.server.stream cimport Stream
 
 cdef Clock CLOCK
+cdef object CHUNKED, FINISHED, HEAD_HELD, HEAD_SENT, KNOWN_LENGTH, NOTHING, UNTIL_CLOSE
 
 
 cdef class Http1Connection(Connection):

@@ -490,7 +490,7 @@ class Http1Exchange(CarriedExchange):
         if self._said is not FINISHED:
             log.error("%s: the gateway did not finish", self)
             return self.fail(500, "")
-        if self._cut or self._stream.reading:  # a greenlet of the application still reads
+        if self._cut or self._stream.reading is not None:  # a greenlet of the application still reads
             return False
         content = self._content
         try:
@@ -559,7 +559,7 @@ class Http1Tunnel(Tunnel):
     def close(self) -> None:
         stream = self._stream
         try:
-            if not stream.reading and not stream.ended:
+            if stream.reading is None and not stream.ended:
                 linger(stream)
         finally:
             stream.close()

@@ -2,7 +2,7 @@ cimport cython
 
 
 cdef class Reader:
-    cdef public object _reading
+    cdef public object reading
     cdef public bint _ending, _listens
     cpdef readable(self)
 

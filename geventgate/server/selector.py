@@ -26,10 +26,10 @@ if HAS_EPOLL:
 class Reader:
     """Who may wait for bytes, in a greenlet or without one."""
 
-    __slots__ = ("_ending", "_listens", "_reading")
+    __slots__ = ("_ending", "_listens", "reading")
 
     def __init__(self) -> None:
-        self._reading: Any = None  # the greenlet that waits
+        self.reading: Any = None  # the greenlet that waits, if one does
         self._listens = False  # readable() will be called when more comes than has been received
         self._ending = False  # the end has come behind the bytes, and will not be told again
 

@@ -167,7 +167,7 @@ class Stream(Reader):
 
     def readable(self) -> None:
         self._drained = False
-        if self._reading is not None:
+        if self.reading is not None:
             self._ready.add(self)
         elif self._sleeper is not None:
             sleeper, self._sleeper = self._sleeper, None
@@ -203,7 +203,7 @@ class Stream(Reader):
             return False
 
     def _park_reader(self) -> None:
-        if self._reading is not None:
+        if self.reading is not None:
             raise ApplicationError("another greenlet is reading from this connection")
         self._listen()
         self._ready.wait(self)
@@ -335,11 +335,6 @@ class Stream(Reader):
         self._put(data)
         self._watch()
 
-    @property
-    def reading(self) -> bool:
-        """Whether a greenlet is parked in receive()."""
-        return self._reading is not None
-
     def pace(self) -> None:
         """A new message begins: what it must keep up is counted from here."""
         self.received = self.sent = self._swept = 0
@@ -358,13 +353,13 @@ class Stream(Reader):
             slow = min_rate and self._write_ticks > GRACE_SECONDS + self.sent / min_rate
             if slow or self._stall_ticks >= stall:
                 self._writing.throw(PeerTimeout("the peer takes our bytes too slowly"))
-        if self._reading is not None:
+        if self.reading is not None:
             if 0 < self.deadline <= now:
-                self._reading.throw(PeerTimeout())
+                self.reading.throw(PeerTimeout())
             elif content:
                 self._read_ticks += 1
                 if min_rate and self._read_ticks > GRACE_SECONDS + self.received / min_rate:
-                    self._reading.throw(PeerTimeout("the content comes too slowly"))
+                    self.reading.throw(PeerTimeout("the content comes too slowly"))
 
     # --- the end
 
@@ -409,7 +404,7 @@ class Stream(Reader):
         self.unwatch()
         self._held = []
         self._broken = self.ended = True
-        for greenlet in (self._reading, self._writing):
+        for greenlet in (self.reading, self._writing):
             if greenlet is not None and greenlet is not getcurrent():
                 self._hub.loop.run_callback(self._tell_closed, greenlet)
         if self._writer is not None:
@@ -420,5 +415,5 @@ class Stream(Reader):
 
     def _tell_closed(self, greenlet: Any) -> None:
         """Called in the hub: by then the greenlet may have been woken otherwise, and wait for something else."""
-        if greenlet is self._reading or greenlet is self._writing:
+        if greenlet is self.reading or greenlet is self._writing:
             greenlet.throw(PeerGone("the connection was closed"))

@@ -33,20 +33,20 @@ class Ready:
 
     def wait(self, reader: Reader) -> None:
         """Wait until somebody switches here: after add(), or to throw something in."""
-        current = reader._reading = getcurrent()
+        current = reader.reading = getcurrent()
         try:
             if current is self._hub:
                 current.switch()  # which says that nobody may wait there
             switch_to(self._next())
         finally:
-            reader._reading = None
+            reader.reading = None
 
     def _next(self) -> Any:
         """The greenlet to go on with."""
         while self._readers:
             reader = self._readers.pop()
-            if reader._reading is not None:
-                return reader._reading
+            if reader.reading is not None:
+                return reader.reading
         return self._hub
 
     def _run(self) -> None:

@@ -25,7 +25,7 @@ def waiting(ready: Ready, log: Log, name: str, times: int = 1) -> tuple[Reader, 
 
     greenlet = gevent.spawn(run)
     gevent.sleep(0)
-    assert reader._reading is greenlet
+    assert reader.reading is greenlet
     return reader, greenlet
 
 
@@ -105,7 +105,7 @@ def test_what_is_thrown_in_is_raised() -> None:
     get_hub().loop.run_callback(greenlet.throw, ValueError("thrown"))
     with pytest.raises(ValueError, match="thrown"):
         greenlet.get(timeout=1)
-    assert (reader._reading, log) == (None, [])
+    assert (reader.reading, log) == (None, [])
 
 
 def test_nobody_waits_in_the_hub() -> None:

@@ -13,4 +13,4 @@ cdef class Selector:
     cdef public Py_ssize_t _count
     @cython.locals(readers=list)
     cpdef listen(self, Reader reader, Py_ssize_t fd)
-    cpdef forget(self, Reader reader, Py_ssize_t fd)
+    cpdef forget(self, Reader reader, Py_ssize_t fd, bint closes)

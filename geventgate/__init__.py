@@ -1,4 +1,4 @@
-"""geventgate: WSGI and WebSockets on gevent. The public names, each imported at its first use.
+"""geventgate: WSGI, WebSockets and ASGI on gevent. The public names, each imported at its first use.
 
 So ``import geventgate`` brings in neither gevent nor ssl nor threading, and whoever patches may do it afterwards.
 """
@@ -10,20 +10,25 @@ from geventgate import native  # noqa: F401, it decides what the imports of all 
 
 if TYPE_CHECKING:
     from geventgate import errors
+    from geventgate.aio import run_async, run_blocking
     from geventgate.assemble import Server
     from geventgate.cli import serve
     from geventgate.config import Config
+    from geventgate.gateway.asgi import asgi
     from geventgate.gateway.websocket import WebSocket
     from geventgate.worker import Worker
 
 __version__ = "0.1.0"
-__all__ = ["Config", "Server", "WebSocket", "Worker", "errors", "serve"]
+__all__ = ["Config", "Server", "WebSocket", "Worker", "asgi", "errors", "run_async", "run_blocking", "serve"]
 
 _HOMES = {
     "Config": "geventgate.config",
     "Server": "geventgate.assemble",
     "WebSocket": "geventgate.gateway.websocket",
     "Worker": "geventgate.worker",
+    "asgi": "geventgate.gateway.asgi",
+    "run_async": "geventgate.aio",
+    "run_blocking": "geventgate.aio",
     "serve": "geventgate.cli",
 }
 

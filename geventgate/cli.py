@@ -67,7 +67,7 @@ def _serve_target(config: Config, target: str, check_only: bool, early: list[str
     before = dict(os.environ), os.getcwd()
     # All of it here: who we become may not be able to read our files.
     from geventgate import accesslog, compat, loader, logs, process, signals  # noqa: F401
-    from geventgate.assemble import Server
+    from geventgate.assemble import Server, own_asyncio
     from geventgate.server import addresses
 
     enter_folder(config.chdir)
@@ -103,6 +103,7 @@ def _serve_target(config: Config, target: str, check_only: bool, early: list[str
         application = loader.load(target)
         logs.revive()
         server = Server(application, config, errors=cast(TextIO, errors), sockets=sockets)
+        own_asyncio()
         if check_only:
             print("configuration OK")
             return 0, 0.0
@@ -217,7 +218,7 @@ def argument_parser() -> argparse.ArgumentParser:
     """Every field of Config is an option, in its group; what is not given is absent from the result."""
     parser = Parser(
         prog="geventgate",
-        description="Serve a WSGI application, WebSockets included, on gevent.",
+        description="Serve a WSGI or ASGI application, WebSockets included, on gevent.",
         epilog="Signals: TERM and INT let running requests end, a second INT does not; HUP and USR1 reopen the logs, "
         "HUP reads the certificates again. Every option may also be set by a variable, as GEVENTGATE_KEEP_ALIVE=75, "
         "or in a file; options that may be repeated may also be lists with commas.",

@@ -195,6 +195,18 @@ class Config:
     preload: bool = option(False, WORKERS, "import the application once, before the workers are forked")
     reload: bool = option(False, WORKERS, "start the worker again when a source file changes: for development")
 
+    interface: str = option(
+        "auto",
+        APPLICATION,
+        "what the application speaks; auto: a coroutine function, or an object that is called as one, speaks asgi",
+        metavar="auto|wsgi|asgi|asgi2",
+    )
+    lifespan: str = option(
+        "auto",
+        APPLICATION,
+        "tell ASGI applications of start and end; auto: those that know of it; on: one that does not cannot start",
+        metavar="auto|on|off",
+    )
     chdir: str = option("", APPLICATION, "change to this directory before the application is imported", metavar="DIR")
     patch: bool = option(True, APPLICATION, "monkey-patch the standard library before the application is imported")
     compat: tuple[str, ...] = option(

@@ -1,17 +1,18 @@
-"""``MODULE:APPLICATION`` becomes a WSGI application. Knows no server; every failure is one line for the user."""
+"""``MODULE:APPLICATION`` becomes an application. Knows no server; every failure is one line for the user."""
 
 import ast
 import importlib
 import inspect
 import os
 import sysconfig
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from functools import partial
 from types import ModuleType
 from typing import Any
 
 from geventgate.errors import ConfigError
 
-Application = Callable[..., Iterable[bytes]]
+Application = Callable[..., Any]  # of WSGI or ASGI
 
 DEFAULT_NAMES = ("application", "app")  # PEP 3333's word, then Flask's
 LIBRARIES = (sysconfig.get_path("stdlib"), f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
@@ -29,9 +30,14 @@ def load(target: str) -> Application:
     application = _evaluate(module, expression)
     if not callable(application):
         raise ConfigError(f"{name}:{expression} is not callable: it is {_kind(application)}")
-    if inspect.iscoroutinefunction(application) or inspect.iscoroutinefunction(type(application).__call__):
-        raise ConfigError(f"{name}:{expression} is an ASGI application; only WSGI applications are served")
     return application  # type: ignore[no-any-return]
+
+
+def is_asgi(application: Application) -> bool:
+    """Whether it is one of ASGI 3: a coroutine function, or an object whose ``__call__`` is one; in partials too."""
+    while isinstance(application, partial):
+        application = application.func
+    return inspect.iscoroutinefunction(application) or inspect.iscoroutinefunction(type(application).__call__)
 
 
 def _import(name: str, target: str) -> ModuleType:

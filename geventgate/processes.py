@@ -15,7 +15,7 @@ import time
 from _queue import SimpleQueue  # the system's own, which signals interrupt; that of queue may be gevent's
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import FrameType
 from typing import Any, NoReturn, TextIO, cast
 
@@ -480,6 +480,7 @@ class Worker(worker.Worker):
         except ConfigError as error:
             logs.log.error("%s; waiting for a change", error)
             self.wsgi = apology(str(error))
+            self.server.config = replace(self.server.config, interface="wsgi")
             extra = places(error)
         if self._watches:
             Sources(before, extra, self.ppid).start()

@@ -247,16 +247,21 @@ class Worker(base.Worker):  # type: ignore[misc]
         """Serve, until told to leave; then drain."""
         from gevent import get_hub
 
-        from geventgate import logs, signals
+        from geventgate import assemble, logs, signals
 
         logs.revive()
+        self.wsgi: Any = self.server.adapt(self.wsgi)
+        assemble.own_asyncio()
         loop = get_hub().loop
         interval = min(PULSE_SECONDS, self.timeout / 2 or PULSE_SECONDS)  # self.timeout is half of gunicorn's
         pulse = loop.timer(interval, interval)
         woken = loop.io(self.PIPE[0], 1)  # where the system writes of each signal, so that the hub hears of it
         pulse.start(self._beat)
         woken.start(self.attend)
-        self.server.start()  # even if we are to leave by now: somebody may wait in the kernel's queue
+        try:
+            self.server.start()  # even if we are to leave by now: somebody may wait in the kernel's queue
+        except ConfigError as error:
+            self.cannot_start(error)
         self.notify()  # before the first request, which may block: until then nobody waits for signs of life
         self.serving()
         self.attend()

@@ -235,7 +235,6 @@ REFUSED = [
     ("application:app", "import sys; sys.exit('no')", "SystemExit: no"),
     ("application:none", "", "module 'application' has no attribute 'none'"),
     ("application.py:app", "", "did you mean application:app?"),
-    ("application:asgi", "async def asgi(scope, receive, send): ...", "is an ASGI application"),
 ]
 
 

@@ -24,7 +24,8 @@ MAY: dict[str, tuple[str, ...]] = {
     "observe": LEAVES,
     "protocol": ("protocol", *LEAVES),
     "server": ("server", "protocol", "observe", *LEAVES),
-    "gateway": ("gateway", "protocol.websocket", "protocol.handshake", "protocol.deflate", "observe", *LEAVES),
+    "aio": (),
+    "gateway": ("gateway", "aio", "protocol.websocket", "protocol.handshake", "protocol.deflate", "observe", *LEAVES),
 }
 # names outside the package that a sans-IO core must not touch
 NO_IO = ("gevent", "socket", "ssl", "time", "select", "selectors", "threading", "asyncio", "os", "io")

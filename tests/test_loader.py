@@ -101,8 +101,6 @@ def test_a_module_in_a_package(tmp_path, module):
             ":create_app(1, 2)",
             "MODULE:create_app(1, 2): TypeError: create_app() takes from 0 to 1 positional arguments",
         ),
-        ("async def app(scope, receive, send): ...", ":app", "MODULE:app is an ASGI application"),
-        ("class App:\n async def __call__(self, *a): ...\napp = App()", ":app", "MODULE:app is an ASGI application"),
         (
             "import no_such_thing",
             "",

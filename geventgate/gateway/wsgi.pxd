@@ -20,7 +20,8 @@ cdef class WsgiResponse:
 
 
 cdef class WsgiGateway:
-    cdef public object _application, _draining, _errors, _forwarding, _websockets
+    cdef public object _application, _at_stop, _draining, _errors, _forwarding, _stopping, _websockets, at_start
+    cdef public double _drained, _graceful_timeout
     cdef public str _root_path, _socket_key, _software
     cdef public bint _early_hints, _multiprocess
     cdef public dict _templates, _lasting

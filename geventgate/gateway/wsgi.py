@@ -5,8 +5,11 @@ import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from io import BufferedRandom, BufferedReader, BytesIO, FileIO
+from time import monotonic
 from types import TracebackType
 from typing import IO, Any, TextIO
+
+from gevent.lock import Semaphore
 
 from geventgate.config import Config
 from geventgate.errors import ApplicationError, PeerError, WebSocketError
@@ -254,7 +257,12 @@ def _lower(name: str | bytes) -> str:
 
 class WsgiGateway:
     """Calls *application* for every exchange. *errors* is ``wsgi.errors``, *software* SERVER_SOFTWARE. The raw socket
-    of WebSocket handshakes is offered under *socket_key* too: another server's, where that is to be expected."""
+    of WebSocket handshakes is offered under *socket_key* too: another server's, where that is to be expected.
+
+    ``at_start`` is called before the first exchange, with ``geventgate.draining`` and ``geventgate.at_stop``; what it
+    raises, start() does. Those given to ``geventgate.at_stop`` are called after the last exchange, the last one first,
+    with the seconds that they may take.
+    """
 
     def __init__(
         self,
@@ -270,6 +278,11 @@ class WsgiGateway:
         self._socket_key = socket_key
         mount = config.root_path.strip("/")
         self._root_path = f"/{mount}" if mount else ""
+        self.at_start: Callable[[EventLike, Callable[[Callable[[float], object]], None]], object] | None = None
+        self._at_stop: list[Callable[[float], object]] = []
+        self._stopping = Semaphore()
+        self._graceful_timeout = config.graceful_timeout
+        self._drained = 0.0
         self._draining = draining
         self._errors = errors
         self._software = software
@@ -282,14 +295,20 @@ class WsgiGateway:
         self._lasting: dict[Address, Environ] = {}  # for requests that may last, those for another protocol: small
 
     def start(self) -> None:
+        if self.at_start is not None:
+            self.at_start(self._draining, self._at_stop.append)
         self._websockets.start()
 
     def drain(self, restarts: bool) -> None:
         """The server goes away: WebSockets are closed with 1001, or 1012 when there will soon be another."""
+        self._drained = monotonic()
         self._websockets.stop(SERVICE_RESTART if restarts else GOING_AWAY)
 
     def stop(self) -> None:
-        """The last exchange has ended."""
+        """The last exchange has ended. A second call waits for the first."""
+        with self._stopping:
+            while self._at_stop:
+                self._at_stop.pop()(max(self._drained + self._graceful_timeout - monotonic(), 0.0))
 
     def handle(self, exchange: Exchange) -> None:
         front = self._forwarding.apply(exchange) if self._forwarding is not None else None
@@ -345,6 +364,7 @@ class WsgiGateway:
         template = environ_template(local, self._root_path, self._errors, self._draining, self._software)
         template["wsgi.file_wrapper"] = FileWrapper
         template["wsgi.multiprocess"] = self._multiprocess
+        template["geventgate.at_stop"] = self._at_stop.append
         if protocol is None:
             template, templates = with_room(template), self._templates
         else:

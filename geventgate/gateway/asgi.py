@@ -443,6 +443,7 @@ class HttpCycle:
                 self._reader = gevent.spawn(_read_piece, content, reading)
             data = await asyncio.shield(reading)
             if data is None:
+                self._gone = True
                 return None
             if self._reading is reading:
                 self._reading = None

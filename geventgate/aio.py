@@ -1,9 +1,9 @@
 """asyncio on gevent's hub: while coroutines wait greenlets run, and while greenlets wait coroutines do. A leaf.
 
-The loop is asyncio's own, with another selector: where that would block the thread, its greenlet leaves for the hub. And
-asyncio keeps the running loop and the current task for the thread, in which gevent has many greenlets: so a loop runs in
-a greenlet of its own, a ``Runner``, which takes them away when it is left and puts them back when it is entered again.
-A blocking call in a coroutine then holds up the coroutines of its loop, and nobody else.
+The loop is asyncio's own, with another selector: where that would block the thread, its greenlet leaves for the hub.
+And asyncio keeps the running loop and the current task for the thread, in which gevent has many greenlets: so a loop
+runs in a greenlet of its own, a ``Runner``, which takes them away when it is left and puts them back when it is entered
+again. A blocking call in a coroutine then holds up the coroutines of its loop, and nobody else.
 """
 
 import asyncio
@@ -11,16 +11,18 @@ import logging
 import os
 import selectors
 import sys
-from asyncio import tasks
+from asyncio import events, tasks, unix_events
 from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import copy_context
 from time import perf_counter
 from typing import Any, ParamSpec, TypeVar
+from weakref import WeakSet
 
 import gevent
-from gevent import get_hub, getcurrent, monkey
+from gevent import GreenletExit, get_hub, getcurrent, monkey
 from gevent.event import Event
-from greenlet import greenlet
+from gevent.exceptions import BlockingSwitchOutError
+from greenlet import greenlet  # type: ignore[import-untyped]
 
 READ = 1  # an event of libev's
 TURN_SECONDS = 0.005  # that callbacks may take before greenlets have their turn
@@ -35,8 +37,12 @@ log = logging.getLogger("geventgate")
 _Selector: Any = monkey.get_original("selectors", "EpollSelector" if sys.platform == "linux" else "KqueueSelector")
 _native_ident: Callable[[], int] = monkey.get_original("threading", "get_ident")
 
+# Python 3.14 warns of policies, which end with 3.16; until then there is no other way to be what asyncio.run() takes.
+_Policy: Any = getattr(unix_events, "_DefaultEventLoopPolicy", None) or unix_events.DefaultEventLoopPolicy
+_set_policy: Any = getattr(events, "_set_event_loop_policy", None) or events.set_event_loop_policy
 
-class Runner(greenlet):
+
+class Runner(greenlet):  # type: ignore[misc]
     """Runs a loop: what asyncio keeps for the thread is there only while this greenlet is."""
 
     def __init__(self, run: Callable[[], None]) -> None:
@@ -66,7 +72,8 @@ class Runner(greenlet):
             self._kept = loop, task, sys.get_asyncgen_hooks()
             sys.set_asyncgen_hooks(None, None)
 
-    def _come_back(self) -> None:
+    def switch_in(self) -> None:
+        """Called when it goes on; by whoever has not switched to it by its own methods, too."""
         if self._kept is not None:
             (loop, task, hooks), self._kept = self._kept, None
             asyncio._set_running_loop(loop)
@@ -75,11 +82,11 @@ class Runner(greenlet):
             sys.set_asyncgen_hooks(*hooks)
 
     def switch(self, *args: Any) -> Any:
-        self._come_back()
+        self.switch_in()
         return super().switch(*args)
 
     def throw(self, *args: Any) -> Any:
-        self._come_back()
+        self.switch_in()
         return super().throw(*args)
 
 
@@ -88,13 +95,31 @@ class HubSelector(_Selector):  # type: ignore[misc]
 
     def __init__(self) -> None:
         super().__init__()
-        self._hub = get_hub()
-        self._watcher = self._hub.loop.io(self.fileno(), READ)
+        self._hub: Any = None  # of the thread that runs the loop, while one does
+        self._watcher: Any = None
         self._watches = False
         self._parked: Runner | None = None  # in select()
         self._due = False  # it is about to be resumed
         self._back: Any = None  # the greenlet that has switched here, and is switched back to
         self._turn_ends = 0.0
+        _selectors.add(self)
+
+    def attach(self) -> None:
+        self._hub = get_hub()
+        self._watcher = self._hub.loop.io(self.fileno(), READ)
+
+    def detach(self) -> None:
+        watcher, self._watcher, self._hub = self._watcher, None, None
+        self._watches = self._due = False
+        if watcher is not None:
+            watcher.stop()
+            watcher.close()
+
+    def abandon(self) -> None:
+        """Where its loop cannot go on: in a child, which shares the kernel's set with its parent."""
+        self._parked = self._back = None
+        self.detach()
+        super().close()
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         if timeout is None or timeout > 0:
@@ -104,6 +129,8 @@ class HubSelector(_Selector):  # type: ignore[misc]
         return super().select(0)  # type: ignore[no-any-return]
 
     def _park(self, timeout: float | None) -> None:
+        if self._hub is None:
+            raise RuntimeError("this loop is the parent's: a forked child needs its own")
         timer = None
         if timeout is not None:
             timer = self._hub.loop.timer(min(timeout, LONGEST_WAIT))
@@ -157,10 +184,8 @@ class HubSelector(_Selector):  # type: ignore[misc]
             if self._back is current:
                 self._back = None
 
-    def close(self) -> None:
-        self._watcher.stop()
-        self._watcher.close()
-        super().close()
+
+_selectors: WeakSet[HubSelector] = WeakSet()
 
 
 class GeventLoop(asyncio.SelectorEventLoop):
@@ -170,27 +195,48 @@ class GeventLoop(asyncio.SelectorEventLoop):
 
     def __init__(self) -> None:
         self._hub_selector = HubSelector()
-        self._native_thread = _native_ident()
+        self._native_thread = 0  # that runs it, or has last
         super().__init__(self._hub_selector)
 
     def run_forever(self) -> None:
         """As asyncio's. What is thrown into the calling greenlet meanwhile, as a gevent.Timeout, is thrown into what
-        runs in the loop."""
+        runs in the loop, ends the loop, and is raised here."""
         self._check_closed()  # type: ignore[attr-defined]
         self._check_running()  # type: ignore[attr-defined]
-        runner = Runner(super().run_forever)
-        run_callback = get_hub().loop.run_callback
-        run_callback(runner.switch)
+        hub = get_hub()
+        if getcurrent() is hub:
+            raise BlockingSwitchOutError("a loop was to be run in the hub, where nobody may wait")
+        runner = Runner(self._run)
+        hub.loop.run_callback(runner.switch)
+        thrown: BaseException | None = None
         while not runner.ended.is_set():
             try:
                 runner.ended.wait()
             except BaseException as error:
-                run_callback(runner.throw, error)
-        if runner.error is not None:
+                thrown = error
+                hub.loop.run_callback(self._interrupt, runner, error)
+        thrown, runner.error = runner.error or thrown, None
+        if thrown is not None:
             try:
-                raise runner.error
+                raise thrown
             finally:
-                runner.error = None  # no cycle
+                del thrown  # no cycle
+
+    def _interrupt(self, runner: Runner, error: BaseException) -> None:
+        """Called in the hub."""
+        if not runner.ended.is_set():
+            self.stop()  # for a coroutine may catch it
+            runner.throw(error)
+
+    def _run(self) -> None:
+        """In a Runner."""
+        self._check_running()  # type: ignore[attr-defined]
+        self._native_thread = _native_ident()
+        self._hub_selector.attach()
+        try:
+            super().run_forever()
+        finally:
+            self._hub_selector.detach()
 
     def start(self) -> None:
         """Run for as long as the hub does, in the background."""
@@ -199,23 +245,30 @@ class GeventLoop(asyncio.SelectorEventLoop):
     def _serve(self) -> None:
         while not self.is_closed():
             try:
-                super().run_forever()
+                self._run()
+            except GreenletExit:
+                return
             except BaseException as error:
-                # A task has let SystemExit through; or a gevent.Timeout that was started in a coroutine, and was to strike
-                # a greenlet, has found the loop: the others' tasks go on.
+                # A task has let SystemExit through; or a gevent.Timeout that was started in a coroutine, and was to
+                # strike a greenlet, has found the loop: the others' tasks go on.
                 self.call_exception_handler({"message": "an exception in the loop, not in a task", "exception": error})
+                gevent.sleep(0)  # whatever it is, the hub does not stand still
 
     def enter(self) -> None:
         """Run what is ready now, as far as it goes without waiting, instead of in the hub's next turn."""
         self._hub_selector.enter()
 
-    def call_soon(self, *args: Any, **kwargs: Any) -> asyncio.Handle:
+    def call_soon(self, *args: Any, **kwargs: Any) -> asyncio.Handle:  # type: ignore[override]
         handle = super().call_soon(*args, **kwargs)
+        if handle._source_traceback:  # type: ignore[attr-defined]
+            del handle._source_traceback[-1]  # type: ignore[attr-defined]  # in debug mode: this frame
         self._hub_selector.wake()
         return handle
 
-    def call_at(self, *args: Any, **kwargs: Any) -> asyncio.TimerHandle:
+    def call_at(self, *args: Any, **kwargs: Any) -> asyncio.TimerHandle:  # type: ignore[override]
         handle = super().call_at(*args, **kwargs)
+        if handle._source_traceback:  # type: ignore[attr-defined]
+            del handle._source_traceback[-1]  # type: ignore[attr-defined]
         self._hub_selector.wake()
         return handle
 
@@ -227,11 +280,11 @@ class GeventLoop(asyncio.SelectorEventLoop):
 
     def _check_thread(self) -> None:
         """In debug mode. To gevent's threading each greenlet is a thread; to us they are one."""
-        if _native_ident() != self._native_thread:
+        if self.is_running() and _native_ident() != self._native_thread:
             raise RuntimeError("Non-thread-safe operation invoked on an event loop other than the current one")
 
 
-class GeventLoopPolicy(asyncio.DefaultEventLoopPolicy):
+class GeventLoopPolicy(_Policy):  # type: ignore[misc]
     """Makes asyncio.run() and new_event_loop() take GeventLoop."""
 
     _loop_factory = GeventLoop
@@ -245,36 +298,45 @@ def background() -> GeventLoop:
     hub = get_hub()
     loop = _background.get(hub)
     if loop is None or loop.is_closed():
-        for other in [other for other in _background if other.dead]:
-            del _background[other]
+        for other in list(_background):
+            if other.dead:  # its thread has ended
+                del _background[other]
         loop = _background[hub] = GeventLoop()
         loop.start()
     return loop
 
 
-os.register_at_fork(after_in_child=_background.clear)
+def _forked() -> None:
+    """In a child."""
+    for selector in list(_selectors):
+        selector.abandon()
+    _background.clear()
+
+
+os.register_at_fork(after_in_child=_forked)
 
 
 def run_async(awaitable: Awaitable[Result]) -> Result:
     """Run *awaitable* in this thread's loop; block this greenlet, and no other, until it has a result.
 
-    What is thrown in here meanwhile cancels it. Raises RuntimeError inside a coroutine: await it there.
+    What is thrown in here meanwhile cancels it; what it does then is not waited for. Raises RuntimeError inside a
+    coroutine: await it there.
     """
-    if isinstance(getcurrent(), Runner):
+    if asyncio._get_running_loop() is not None:
         if isinstance(awaitable, Coroutine):
             awaitable.close()
         raise RuntimeError("run_async() was called in a coroutine, whose loop it would block: await there")
     loop = background()
     task = asyncio.ensure_future(awaitable, loop=loop)
-    loop.enter()
-    if not task.done():
-        done = Event()
-        task.add_done_callback(lambda _: done.set())
-        try:
+    try:
+        loop.enter()
+        if not task.done():
+            done = Event()
+            task.add_done_callback(lambda _: done.set())
             done.wait()
-        except BaseException:
-            task.cancel()
-            raise
+    except BaseException:
+        task.cancel()
+        raise
     return task.result()
 
 
@@ -312,4 +374,4 @@ def _raisable(error: BaseException) -> BaseException:
 
 def install() -> None:
     """Have asyncio.run() and new loops be gevent's, in all greenlets of this process."""
-    asyncio.set_event_loop_policy(GeventLoopPolicy())
+    _set_policy(GeventLoopPolicy())

@@ -33,13 +33,17 @@ class Ready:
 
     def wait(self, reader: Reader) -> None:
         """Wait until somebody switches here: after add(), or to throw something in."""
-        current = reader.reading = getcurrent()
+        current = getcurrent()
+        switch_out = getattr(current, "switch_out", None)
+        if switch_out is not None:
+            switch_out()  # the hub's says that nobody may wait there; asyncio's greenlet takes its loop away
+        reader.reading = current
         try:
-            if current is self._hub:
-                current.switch()  # which says that nobody may wait there
             switch_to(self._next())
         finally:
             reader.reading = None
+            if switch_out is not None:
+                current.switch_in()
 
     def _next(self) -> Any:
         """The greenlet to go on with."""

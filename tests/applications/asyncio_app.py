@@ -10,9 +10,8 @@ import gevent
 import httpx
 from asgiref.sync import async_to_sync, sync_to_async
 
-from geventgate.aio import install, run_async
+from geventgate import run_async
 
-install()  # asyncio.run() and new loops are on the hub
 app = flask.Flask(__name__)
 seen_in_siblings: list[str] = []
 

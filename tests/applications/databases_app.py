@@ -17,8 +17,7 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse
 from starlette.routing import Route, WebSocketRoute
 
-from geventgate.aio import run_async
-from geventgate.gateway.asgi import Asgi
+from geventgate import asgi, run_async
 
 POSTGRES, REDIS = os.environ.get("TEST_POSTGRES", ""), os.environ.get("TEST_REDIS", "")
 SQLITE = os.environ["TEST_SQLITE"]
@@ -148,7 +147,7 @@ async def tell(websocket):
     await websocket.close()
 
 
-starlette = Asgi(Starlette(routes=[Route("/asgi/{kind}/{name}", by_coroutine), WebSocketRoute("/asgi/tell", tell)]))
+starlette = asgi(Starlette(routes=[Route("/asgi/{kind}/{name}", by_coroutine), WebSocketRoute("/asgi/tell", tell)]))
 app = flask.Flask(__name__)
 
 

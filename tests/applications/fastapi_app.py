@@ -26,8 +26,6 @@ from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from fastapi.security import OAuth2PasswordBearer
 from pydantic import BaseModel
 
-from geventgate.gateway.asgi import Asgi
-
 models = {}
 written: list[str] = []
 
@@ -40,7 +38,7 @@ async def lifespan(app: FastAPI):
     models.clear()
 
 
-fastapi = FastAPI(lifespan=lifespan)
+app = FastAPI(lifespan=lifespan)
 
 
 class Item(BaseModel):
@@ -53,12 +51,12 @@ class Unicorn(Exception):
     pass
 
 
-@fastapi.exception_handler(Unicorn)
+@app.exception_handler(Unicorn)
 async def unicorn(request: Request, error: Unicorn):
     return JSONResponse(status_code=418, content={"message": "a rainbow"})
 
 
-@fastapi.middleware("http")
+@app.middleware("http")
 async def add_process_time(request: Request, call_next):
     began = time.perf_counter()
     response = await call_next(request)
@@ -66,24 +64,24 @@ async def add_process_time(request: Request, call_next):
     return response
 
 
-@fastapi.get("/items/{item_id}")
+@app.get("/items/{item_id}")
 async def read_item(item_id: int, q: Annotated[str | None, Query(max_length=5)] = None):
     if item_id == 404:
         raise HTTPException(404, "no such item", {"X-Error": "there is none"})
     return {"item_id": item_id, "q": q}
 
 
-@fastapi.post("/items/", status_code=201)
+@app.post("/items/", status_code=201)
 async def create_item(item: Item) -> Item:
     return item
 
 
-@fastapi.get("/predict")
+@app.get("/predict")
 async def predict(x: float):
     return {"result": models["answer"](x)}
 
 
-@fastapi.get("/unicorn")
+@app.get("/unicorn")
 async def make_rainbow():
     raise Unicorn
 
@@ -91,7 +89,7 @@ async def make_rainbow():
 # Functions run in anyio's worker threads, which are greenlets here.
 
 
-@fastapi.get("/blocking")
+@app.get("/blocking")
 def blocking(seconds: float):
     time.sleep(seconds)
     return {"slept": seconds}
@@ -112,7 +110,7 @@ async def async_session(blocking_one: Annotated[dict, Depends(session)]):
     written.append("async closed")
 
 
-@fastapi.get("/dependencies")
+@app.get("/dependencies")
 async def dependencies(opened: Annotated[dict, Depends(async_session)], user_agent: Annotated[str, Header()]):
     return {**opened, "agent": user_agent}
 
@@ -120,7 +118,7 @@ async def dependencies(opened: Annotated[dict, Depends(async_session)], user_age
 token = OAuth2PasswordBearer(tokenUrl="token")
 
 
-@fastapi.get("/secret")
+@app.get("/secret")
 def secret(token: Annotated[str, Depends(token)]):
     return token
 
@@ -135,24 +133,24 @@ async def write_async(message: str):
     written.append(message)
 
 
-@fastapi.post("/notify/{email}")
+@app.post("/notify/{email}")
 async def notify(email: str, tasks: BackgroundTasks):
     tasks.add_task(write, f"told {email}")
     tasks.add_task(write_async, f"told {email} again")
     return {"message": "sent in the background"}
 
 
-@fastapi.get("/written")
+@app.get("/written")
 def read_written():
     return written
 
 
-@fastapi.post("/files")
+@app.post("/files")
 async def files(files: list[UploadFile], small: Annotated[bytes, File()]):
     return {"sizes": [len(await file.read()) for file in files], "small": len(small)}
 
 
-@fastapi.get("/stream")
+@app.get("/stream")
 async def stream():
     async def body():
         for _ in range(10):
@@ -162,12 +160,12 @@ async def stream():
     return StreamingResponse(body(), media_type="text/plain")
 
 
-@fastapi.get("/file")
+@app.get("/file")
 def file():
     return FileResponse(__file__)
 
 
-@fastapi.get("/fetch")
+@app.get("/fetch")
 async def fetch(request: Request, url: str):
     """httpx in the loop; the server asks itself."""
     answers = await asyncio.gather(*(request.state.client.get(url) for _ in range(4)))
@@ -193,7 +191,7 @@ class ConnectionManager:
 manager = ConnectionManager()
 
 
-@fastapi.websocket("/ws/{client_id}")
+@app.websocket("/ws/{client_id}")
 async def chat(websocket: WebSocket, client_id: int):
     await manager.connect(websocket)
     try:
@@ -212,12 +210,9 @@ async def cookie_or_token(websocket: WebSocket, session: Annotated[str | None, C
     return session or token
 
 
-@fastapi.websocket("/items/{item_id}/ws")
+@app.websocket("/items/{item_id}/ws")
 async def item(websocket: WebSocket, item_id: str, who: Annotated[str, Depends(cookie_or_token)]):
     await websocket.accept()
     await websocket.send_json({"item": item_id, "who": who})
     await websocket.send_bytes(await websocket.receive_bytes())
     raise WebSocketException(code=4000, reason="that was all")
-
-
-application = Asgi(fastapi)

@@ -15,8 +15,6 @@ from starlette.middleware.gzip import GZipMiddleware
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, StreamingResponse
 from starlette.routing import Mount, Route, WebSocketRoute
 
-from geventgate.gateway.asgi import Asgi
-
 events: list[str] = []
 request_name: ContextVar[str] = ContextVar("request_name", default="nobody")
 
@@ -358,5 +356,4 @@ named = Mount(
     middleware=[Middleware(Named), Middleware(GZipMiddleware, minimum_size=100_000)],
 )
 # Behind BaseHTTPMiddleware is_disconnected() is never true, wherever it is served.
-starlette = Starlette(lifespan=lifespan, routes=[Route("/watch", watch), named])
-application = Asgi(starlette)
+app = Starlette(lifespan=lifespan, routes=[Route("/watch", watch), named])

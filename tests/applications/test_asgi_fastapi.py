@@ -15,7 +15,7 @@ WAYS = {"http1": [], "http2": ["--h2c"], "workers": ["--workers", "2"]}
 
 @pytest.fixture(scope="module", params=WAYS)
 def any_server(request, module_gate):
-    server = module_gate("fastapi_app:application", *WAYS[request.param])
+    server = module_gate("fastapi_app:app", *WAYS[request.param])
     server.http2 = request.param == "http2"
     return server
 
@@ -29,7 +29,7 @@ def any_client(any_server):
 
 @pytest.fixture(scope="module")
 def server(module_gate):
-    return module_gate("fastapi_app:application")
+    return module_gate("fastapi_app:app")
 
 
 @pytest.fixture
@@ -116,7 +116,7 @@ def test_httpx_in_the_loop(server, client):
 
 @pytest.mark.parametrize("way", ["http1", "http2"])
 def test_chat(gate, way):
-    server = gate("fastapi_app:application", *WAYS[way])
+    server = gate("fastapi_app:app", *WAYS[way])
     with connect(f"{server.ws_url}/ws/1") as one, connect(f"{server.ws_url}/ws/2") as two:
         one.send("hi")
         assert [one.recv(5), one.recv(5)] == ["You wrote: hi", "Client #1 says: hi"]

@@ -17,7 +17,7 @@ WAYS = {"http1": [], "http2": ["--h2c"], "workers": ["--workers", "2"]}
 
 @pytest.fixture(scope="module", params=WAYS)
 def any_server(request, module_gate):
-    server = module_gate("starlette_app:application", *WAYS[request.param])
+    server = module_gate("starlette_app:app", *WAYS[request.param])
     server.http2 = request.param == "http2"
     return server
 
@@ -31,7 +31,7 @@ def any_client(any_server):
 
 @pytest.fixture(scope="module")
 def server(module_gate):
-    return module_gate("starlette_app:application")
+    return module_gate("starlette_app:app")
 
 
 @pytest.fixture
@@ -162,8 +162,15 @@ def test_the_application_hears_that_the_client_went(server, client, path, event)
     await_event(client, event)
 
 
+def test_stopping_ends_the_lifespan_and_what_is_in_flight(gate):
+    server = gate("starlette_app:app")
+    assert httpx.get(f"{server.url}/later").text == "soon"
+    assert server.stop() == 0
+    assert "shut down" in server.stderr()
+
+
 def test_an_exception_is_500(gate):
-    server = gate("starlette_app:application", tracebacks=1)
+    server = gate("starlette_app:app", tracebacks=1)
     assert httpx.get(f"{server.url}/fail").status_code == 500
     assert httpx.get(server.url).status_code == 200
 
@@ -190,7 +197,7 @@ def test_close_codes(any_server, text, code, reason):
 
 
 def test_an_exception_closes_1011(gate):
-    server = gate("starlette_app:application", tracebacks=1)
+    server = gate("starlette_app:app", tracebacks=1)
     with connect(f"{server.ws_url}/chat") as ws:
         ws.send("fail")
         with pytest.raises(ConnectionClosed) as closed:

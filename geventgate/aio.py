@@ -100,6 +100,7 @@ class HubSelector(_Selector):  # type: ignore[misc]
         self._watches = False
         self._parked: Runner | None = None  # in select()
         self._due = False  # it is about to be resumed
+        self._ready = False  # there may be something to read or write
         self._back: Any = None  # the greenlet that has switched here, and is switched back to
         self._turn_ends = 0.0
         _selectors.add(self)
@@ -126,6 +127,9 @@ class HubSelector(_Selector):  # type: ignore[misc]
             self._park(timeout)
         elif perf_counter() > self._turn_ends:
             self._park(0.0)  # more is to be done, but not before others have had their turn
+        if not self._ready:
+            return []
+        self._ready = False
         return super().select(0)  # type: ignore[no-any-return]
 
     def _park(self, timeout: float | None) -> None:
@@ -154,6 +158,7 @@ class HubSelector(_Selector):  # type: ignore[misc]
                 timer.close()
 
     def _readable(self) -> None:
+        self._ready = True
         if self._parked is not None:
             self._parked.switch()
         else:  # a callback blocks: the hub need not look again and again meanwhile

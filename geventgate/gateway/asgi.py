@@ -24,7 +24,6 @@ from geventgate.errors import ApplicationError, ConfigError, PeerError, PeerGone
 from geventgate.exchange import EventLike
 from geventgate.gateway.environ import NoContent, Request
 from geventgate.gateway.websocket import WebSocket
-from geventgate.gateway.wsgi import WsgiResponse
 from geventgate.message import Tls
 from geventgate.protocol.websocket import ABNORMAL, INTERNAL_ERROR, NORMAL, is_close_code
 
@@ -849,12 +848,10 @@ def _as_bytes(data: object, what: str) -> bytes:
 
 
 def _start(start_response: Callable[..., Any], status: int, fields: Pairs) -> Callable[[bytes], object]:
-    """The write() of a response; middleware around start_response() wants its fields as PEP 3333 has them."""
-    line = STATUS_LINES.get(status) or f"{status} "
-    if type(getattr(start_response, "__self__", None)) is WsgiResponse:
-        return start_response(line, fields)  # type: ignore[no-any-return]
+    """The write() of a response. Its fields are text, as PEP 3333 has them: middleware expects that, and a head that was
+    said before is found by its text."""
     text = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in fields]
-    return start_response(line, text)  # type: ignore[no-any-return]
+    return start_response(STATUS_LINES.get(status) or f"{status} ", text)  # type: ignore[no-any-return]
 
 
 # --- the end of a task

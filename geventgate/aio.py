@@ -117,10 +117,11 @@ class HubSelector(_Selector):  # type: ignore[misc]
             watcher.close()
 
     def abandon(self) -> None:
-        """Where its loop cannot go on: in a child, which shares the kernel's set with its parent."""
+        """In a child, which shares the kernel's set with its parent: the loop cannot go on, only be closed."""
         self._parked = self._back = None
         self.detach()
-        super().close()
+        self._selector.close()
+        self._selector: Any = _Selector()._selector
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         if timeout is None or timeout > 0:

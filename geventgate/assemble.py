@@ -1,7 +1,11 @@
-"""Configuration and application become a Server: the one place where server and gateway meet."""
+"""Configuration and application become a Server: the one place where server, gateway and asyncio meet."""
 
 import sys
 from collections.abc import Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
+from types import ModuleType
 from typing import Any, TextIO
 
 from gevent.event import Event
@@ -81,12 +85,37 @@ def _start_of(application: Any) -> Any:
 
 
 def own_asyncio() -> None:
-    """Have asyncio.run() and the like, in any greenlet, run on gevent's hub, if asyncio was imported. For programs of
+    """Have asyncio.run() and the like, in any greenlet, run on gevent's hub, once asyncio is imported. For programs of
     ours only: it holds for the whole process."""
     if "asyncio" in sys.modules:
-        from geventgate import aio
+        _install_loop()
+    elif not any(isinstance(finder, AsyncioFinder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, AsyncioFinder())
 
-        aio.install()
+
+def _install_loop() -> None:
+    from geventgate import aio
+
+    aio.install()
+
+
+class AsyncioFinder(MetaPathFinder):
+    """Waits for asyncio to be imported: Flask does so at its first asynchronous view, and WSGI needs none of it."""
+
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        if fullname != "asyncio":
+            return None
+        sys.meta_path.remove(self)
+        spec = find_spec(fullname)
+        if spec is not None and spec.loader is not None:
+            load = spec.loader.exec_module
+
+            def exec_module(module: ModuleType) -> None:
+                load(module)
+                _install_loop()
+
+            spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
 
 
 def assemble(config: Config, application: loader.Application, *, errors: TextIO | None = None) -> Server:

@@ -75,6 +75,7 @@ TRANSLATED: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "max_requests": ("max_requests", lambda cfg: cfg.max_requests),
     "max_requests_jitter": ("max_requests_jitter", lambda cfg: cfg.max_requests_jitter),
     "root_path": ("root_path", lambda cfg: cfg.root_path),
+    "lifespan": ("asgi_lifespan", lambda cfg: cfg.asgi_lifespan),
     "keep_alive": ("keepalive", lambda cfg: cfg.keepalive),
     "graceful_timeout": ("graceful_timeout", _graceful),
     "worker_connections": ("worker_connections", lambda cfg: cfg.worker_connections),
@@ -118,9 +119,8 @@ UNHEEDED = {
     "permit_unconventional_http_version": "others are refused, with 505",
     "casefold_http_method": "methods come as they are",
     "http_parser": "the parser is ours",
-    "asgi_loop": "WSGI is served",
-    "asgi_lifespan": "WSGI is served",
-    "asgi_disconnect_grace_period": "WSGI is served",
+    "asgi_loop": "asyncio runs on gevent's hub",
+    "asgi_disconnect_grace_period": "tasks that do not ask for http.disconnect are cancelled at once",
 }
 
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
@@ -44,6 +45,34 @@ MODULES = {
                 start_response("200 OK", [])
                 return [answer.encode()]
             return app
+        """,
+    "asynchronous": """
+        import sys
+        async def app(scope, receive, send):
+            if scope["type"] == "lifespan":
+                for what in ("startup", "shutdown"):
+                    await receive()
+                    print(what, file=sys.stderr)
+                    await send({"type": f"lifespan.{what}.complete"})
+                return
+            await send({"type": "http.response.start", "status": 200})
+            await send({"type": "http.response.body", "body": b"hello, coroutine"})
+        """,
+    "cannot_start": """
+        async def app(scope, receive, send):
+            await receive()
+            await send({"type": "lifespan.startup.failed", "message": "no database"})
+        """,
+    "asyncio_later": """
+        import sys
+        early = "asyncio" in sys.modules
+        def app(environ, start_response):
+            import asyncio
+            async def answer():
+                await asyncio.sleep(0.1)
+                return f"{early} {type(asyncio.get_running_loop()).__name__}".encode()
+            start_response("200 OK", [])
+            return [asyncio.run(answer())]
         """,
     "body": """
         def app(environ, start_response):
@@ -232,6 +261,7 @@ def answer(peer):
         (["exits:app"], 1, "cannot import exits: SystemExit: no (FOLDER/exits.py, line 2)"),
         (["lacks:app"], 1, "No module named 'no_such_dependency' (FOLDER/lacks.py, line 1)"),
         (["factory:create_app(1, 2)"], 1, "factory:create_app(1, 2): TypeError: create_app() takes from 0 to 1"),
+        (["--bind", "127.0.0.1:0", "cannot_start:app"], 1, "the application's startup failed: no database"),
         (["--bind", "nonsense", "hello:app"], 1, "--bind nonsense: not HOST:PORT, [IPV6]:PORT, :PORT, unix:PATH"),
         (["--bind", "::1:8000", "hello:app"], 1, "--bind ::1:8000: an IPv6 address stands in brackets"),
         (["--bind", "127.0.0.1:65536", "hello:app"], 1, "--bind 127.0.0.1:65536: not HOST:PORT"),
@@ -333,6 +363,22 @@ def test_serve_and_drain(folder):
     assert "SIGTERM: stopping" in stderr
     assert "Traceback" not in stderr
     assert len(stderr.splitlines()) == 3, stderr
+
+
+@pytest.mark.parametrize("options", [(), ("--workers", "1"), ("--interface", "asgi", "--lifespan", "on")])
+def test_an_asgi_application(folder, options):
+    with Running("--chdir", folder, *options, "asynchronous:app") as server:
+        assert server.seen[0] == "startup"
+        assert server.get() == b"hello, coroutine"
+        status, said = server.end()
+    assert (status, said.count("startup"), said.splitlines()[-1]) == (0, 1, "shutdown")
+
+
+@pytest.mark.parametrize("options", [(), ("--workers", "1")])
+def test_asyncio_run_in_several_greenlets(folder, options):
+    """Although it was imported by a request only."""
+    with Running("--chdir", folder, *options, "asyncio_later:app") as server, ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda _: server.get(), range(4))) == [b"False GeventLoop"] * 4
 
 
 def test_the_start_line_names_only_what_is_off_its_default():

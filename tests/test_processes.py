@@ -201,6 +201,7 @@ def test_a_second_interrupt_ends_at_once(folder):
         (["-w", "3", "raises:app"], "cannot import raises: ValueError: it went wrong (FOLDER/raises.py, line 1)"),
         (["--preload", "raises:app"], "cannot import raises: ValueError: it went wrong (FOLDER/raises.py, line 1)"),
         (["work:nothing"], "work:nothing: module 'work' has no attribute 'nothing'"),
+        (["starts_not:app"], "the application's startup failed: no database"),
         (["dies:app"], "has ended (status 7) before it served"),
         (["--certfile", "no.pem", "work:app"], "no.pem: No such file or directory"),
         (["--bind", "127.0.0.1:TAKEN", "work:app"], "cannot listen on 127.0.0.1:TAKEN: Address already in use"),
@@ -212,6 +213,10 @@ def test_a_second_interrupt_ends_at_once(folder):
 )
 def test_errors(folder, options, message):
     (folder / "raises.py").write_text("raise ValueError('it went wrong')\n")
+    (folder / "starts_not.py").write_text(
+        "async def app(scope, receive, send):\n"
+        "    await send({'type': 'lifespan.startup.failed', 'message': 'no database'})\n"
+    )
     (folder / "dies.py").write_text("import os; os._exit(7)\n")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])

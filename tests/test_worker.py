@@ -81,6 +81,8 @@ def settings(**values: object) -> Settings:
         ({"websocket_max_message_size": 9}, {"websocket_max_message_size": 9}),
         ({"websocket_max_message_size": 0}, {"websocket_max_message_size": hosted.UNBOUNDED}),
         ({"root_path": "/api"}, {"root_path": "/api"}),
+        ({}, {"interface": "auto", "lifespan": "auto"}),
+        ({"asgi_lifespan": "on"}, {"lifespan": "on"}),
         ({"preload_app": True, "reload": True}, {}),
     ],
 )
@@ -127,7 +129,7 @@ def test_a_setting_that_is_not_heeded_is_named_when_it_is_set(name):
     others = {
         "threads": 2, "protocol": "uwsgi", "uwsgi_allow_ips": "*", "ssl_version": "TLSv1_2",
         "suppress_ragged_eofs": False, "http2_initial_window_size": 1 << 20, "http2_max_frame_size": 1 << 15,
-        "http2_max_header_list_size": 1 << 20, "http_parser": "python", "asgi_loop": "asyncio", "asgi_lifespan": "off",
+        "http2_max_header_list_size": 1 << 20, "http_parser": "python", "asgi_loop": "asyncio",
         "asgi_disconnect_grace_period": 1,
     }  # fmt: skip
     assert hosted.unheeded(settings(), {}) == []
@@ -605,6 +607,40 @@ def test_an_application_that_cannot_be_imported_ends_it(folder):
     text, _ = process.communicate(timeout=30)
     assert process.returncode == 3, text
     assert "No module named 'no_such_module'" in text
+
+
+ASGI = """
+import sys
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        for what in ("startup", "shutdown"):
+            await receive()
+            print("told of", what, file=sys.stderr, flush=True)
+            await send({"type": f"lifespan.{what}.complete"})
+        return
+    await send({"type": "http.response.start", "status": 200})
+    await send({"type": "http.response.body", "body": b"hello, coroutine"})
+
+async def fails(scope, receive, send):
+    await send({"type": "lifespan.startup.failed", "message": "no database"})
+"""
+
+
+def test_an_asgi_application(folder, tmp_path):
+    (tmp_path / "asynchronous.py").write_text(ASGI)
+    with gunicorn(folder, app="asynchronous:app", chdir=tmp_path) as server:
+        assert server.get() == (200, "hello, coroutine")
+        server.stop()
+        assert (server.stderr().count("told of startup"), server.stderr().count("told of shutdown")) == (1, 1)
+
+
+def test_an_asgi_application_that_cannot_start_ends_it(folder, tmp_path):
+    (tmp_path / "asynchronous.py").write_text(ASGI)
+    process = refused(folder, "--chdir", str(tmp_path), app="asynchronous:fails")
+    text, _ = process.communicate(timeout=30)
+    assert process.returncode == 3, text
+    assert "geventgate: the application's startup failed: no database" in text
+    assert "Traceback" not in text
 
 
 def test_a_certificate_that_is_bad_when_the_workers_start_ends_it(folder, tmp_path, authority):

@@ -503,7 +503,7 @@ class HttpCycle:
                 self._said = COMPLETE
         else:
             where = ("before http.response.start", "in the content", "before http.response.trailers")[self._said]
-            raise ApplicationError(f"{kind!r} was sent {where}, where it has no place")
+            raise ApplicationError(f"{kind!r} was sent {where}, where it has no place, or is not among the extensions")
 
 
 def _read_piece(content: Any, reading: "asyncio.Future[bytes | None]") -> None:

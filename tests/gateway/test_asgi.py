@@ -16,7 +16,8 @@ from gevent.event import Event
 
 import geventgate
 from geventgate.errors import ApplicationError, ConfigError
-from geventgate.testing import Http2Client, Http2WebSocketClient, Refused, WebSocketClient, running
+from geventgate.message import Tls
+from geventgate.testing import FakeExchange, Http2Client, Http2WebSocketClient, Refused, WebSocketClient, running
 
 START = {"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/plain")]}
 END = {"type": "http.response.body"}
@@ -436,6 +437,37 @@ def test_trailers(ask):
             peer.sendall(b"GET / HTTP/1.1\r\nHost: it\r\nTE: trailers\r\nConnection: close\r\n\r\n")
             answer = b"".join(iter(lambda: peer.recv(65536), b""))
             assert answer.endswith(b"0\r\nx-one: 1\r\nx-two: 2\r\n\r\n")
+
+
+def test_pushes(answer):
+    @app
+    async def application(scope, receive, send):
+        assert "http.response.push" in scope["extensions"]
+        await send({"type": "http.response.push", "path": "/a.css", "headers": [(b"accept", b"text/css")]})
+        await send(START)
+        await send(body(b"x"))
+
+    exchange = FakeExchange(http_version="2", can_push=True)
+    answer(geventgate.asgi(application, lifespan="off"), exchange)
+    assert [(head.path, dict(head.fields)[b"accept"]) for head in exchange.pushed] == [(b"/a.css", b"text/css")]
+
+
+def test_what_is_told_of_tls(answer):
+    @app
+    async def application(scope, receive, send):
+        seen.append((scope["scheme"], scope["extensions"]["tls"]))
+        await send(START)
+        await send(END)
+
+    seen = []
+    tls = Tls(
+        version="TLSv1.3", cipher="TLS_AES_256_GCM_SHA384", server_name="it", alpn=None, peer_certificate=None, peer={}
+    )
+    answer(geventgate.asgi(application, lifespan="off"), FakeExchange(tls=tls))
+    ((scheme, told),) = seen
+    assert scheme == "https"
+    assert (told["tls_version"], told["cipher_suite"], told["client_cert_chain"]) == (0x0304, 0x1302, [])
+    assert told["server_cert"] is told["client_cert_name"] is told["client_cert_error"] is None
 
 
 def test_early_hints():

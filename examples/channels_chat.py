@@ -15,9 +15,7 @@ from django.core.asgi import get_asgi_application
 from django.http import HttpResponse
 from django.urls import path
 
-# The layer waits 5 seconds at a time; redis-py would take that for a silent server.
-REDIS_HOST = {"address": os.environ.get("REDIS_URL"), "socket_timeout": 20}
-REDIS = {"BACKEND": "channels_redis.core.RedisChannelLayer", "CONFIG": {"hosts": [REDIS_HOST]}}
+REDIS = {"BACKEND": "channels_redis.core.RedisChannelLayer", "CONFIG": {"hosts": [os.environ.get("REDIS_URL")]}}
 MEMORY = {"BACKEND": "channels.layers.InMemoryChannelLayer"}
 
 settings.configure(

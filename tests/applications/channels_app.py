@@ -21,10 +21,9 @@ from django.conf import settings
 from django.core.asgi import get_asgi_application
 
 REDIS = os.environ.get("TEST_REDIS", "")
-HOSTS = [{"address": REDIS, "socket_timeout": 20}]  # redis-py's own 5 seconds are as long as the layer waits
 LAYERS = {
-    "redis": {"BACKEND": "channels_redis.core.RedisChannelLayer", "CONFIG": {"hosts": HOSTS}},
-    "pubsub": {"BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer", "CONFIG": {"hosts": HOSTS}},
+    "redis": {"BACKEND": "channels_redis.core.RedisChannelLayer", "CONFIG": {"hosts": [REDIS]}},
+    "pubsub": {"BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer", "CONFIG": {"hosts": [REDIS]}},
     "memory": {"BACKEND": "channels.layers.InMemoryChannelLayer"},
 }
 
@@ -227,9 +226,6 @@ class BlockingChatConsumer(WebsocketConsumer):
 
 
 class Whoami(AsyncJsonWebsocketConsumer):
-    # A consumer that ends while its layer still connects to Redis stays for ever, wherever it is served.
-    channel_layer_alias = None
-
     async def connect(self):
         if self.scope["query_string"] == b"refuse":
             await self.close()
@@ -257,8 +253,6 @@ class Events(AsyncHttpConsumer):
 
 
 class Other(AsyncConsumer):
-    channel_layer_alias = None
-
     async def websocket_connect(self, event):
         await self.send({"type": "websocket.accept"})
         await self.send({"type": "websocket.send", "bytes": b"\0\xff"})

@@ -1,10 +1,12 @@
-"""A Redis and a PostgreSQL of a test's own, on free ports of 127.0.0.1 and in a folder that goes with it."""
+"""A Redis and a PostgreSQL of a test's own, on free ports of 127.0.0.1 and in a folder that goes with it; and a bridge
+for WebSocket clients that speak no HTTP/2."""
 
 import os
 import pwd
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +15,7 @@ from tempfile import TemporaryDirectory
 
 from conftest import free_port
 
+BRIDGE = Path(__file__).parents[1] / "http2_bridge.py"
 START = 30.0  # seconds a service may take to listen, on a busy machine
 
 
@@ -49,6 +52,17 @@ def postgres() -> Iterator[str]:
         command = [programs / "postgres", "-D", data, "-p", str(port), "-h", "127.0.0.1", "-k", folder, "-F"]
         with served(command, port, cwd=folder, **user):
             yield f"postgresql://{owner}@127.0.0.1:{port}/postgres"
+
+
+@contextmanager
+def http2_bridge(port: int) -> Iterator[str]:
+    """The URL under which WebSockets are carried over HTTP/2 to *port*."""
+    command = [sys.executable, BRIDGE, "--to", f"127.0.0.1:{port}"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield f"ws://127.0.0.1:{int(process.stdout.readline())}"
+        finally:
+            process.terminate()
 
 
 @contextmanager

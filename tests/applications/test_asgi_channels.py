@@ -2,7 +2,7 @@
 
 import json
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
 import httpx
@@ -37,7 +37,8 @@ def server(request, redis_url, module_gate, tmp_path_factory):
         patch.setenv("TEST_SQLITE", str(tmp_path_factory.mktemp("sqlite") / "db"))
         server = module_gate("channels_app:app", *options)
     server.http2 = "--h2c" in options
-    return server
+    with services.http2_bridge(server.port) if server.http2 else nullcontext(server.ws_url) as server.ws_url:
+        yield server
 
 
 @pytest.fixture

@@ -2,10 +2,12 @@
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 
 import httpx
 import pytest
+import services
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
@@ -17,7 +19,8 @@ WAYS = {"http1": [], "http2": ["--h2c"], "workers": ["--workers", "2"]}
 def any_server(request, module_gate):
     server = module_gate("fastapi_app:app", *WAYS[request.param])
     server.http2 = request.param == "http2"
-    return server
+    with services.http2_bridge(server.port) if server.http2 else nullcontext(server.ws_url) as server.ws_url:
+        yield server
 
 
 @pytest.fixture
@@ -114,9 +117,7 @@ def test_httpx_in_the_loop(server, client):
 # --- WebSockets
 
 
-@pytest.mark.parametrize("way", ["http1", "http2"])
-def test_chat(gate, way):
-    server = gate("fastapi_app:app", *WAYS[way])
+def test_chat(server):
     with connect(f"{server.ws_url}/ws/1") as one, connect(f"{server.ws_url}/ws/2") as two:
         one.send("hi")
         assert [one.recv(5), one.recv(5)] == ["You wrote: hi", "Client #1 says: hi"]

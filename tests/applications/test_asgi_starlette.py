@@ -3,11 +3,13 @@
 import struct
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from socket import SO_LINGER, SOL_SOCKET
 
 import httpx
 import pytest
+import services
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
@@ -19,7 +21,8 @@ WAYS = {"http1": [], "http2": ["--h2c"], "workers": ["--workers", "2"]}
 def any_server(request, module_gate):
     server = module_gate("starlette_app:app", *WAYS[request.param])
     server.http2 = request.param == "http2"
-    return server
+    with services.http2_bridge(server.port) if server.http2 else nullcontext(server.ws_url) as server.ws_url:
+        yield server
 
 
 @pytest.fixture

@@ -848,8 +848,8 @@ def _as_bytes(data: object, what: str) -> bytes:
 
 
 def _start(start_response: Callable[..., Any], status: int, fields: Pairs) -> Callable[[bytes], object]:
-    """The write() of a response. Its fields are text, as PEP 3333 has them: middleware expects that, and a head that was
-    said before is found by its text."""
+    """The write() of a response. Its fields are text, as PEP 3333 has them: middleware expects that, and a head that
+    was said before is found by its text."""
     text = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in fields]
     return start_response(STATUS_LINES.get(status) or f"{status} ", text)  # type: ignore[no-any-return]
 

@@ -400,12 +400,14 @@ class HttpCycle:
 
     def _lose(self, _: object) -> None:
         """The peer has gone, or all has been said."""
+        self._environ["geventgate.disconnected"].unlink(self._lose)  # no cycle
         self._gone = True
+        task, self._task = self._task, None  # whose traceback may lead here
         if self._disconnect is not None:
             if not self._disconnect.done():
                 self._disconnect.set_result(None)
-        elif self._said is not COMPLETE and self._task is not None:
-            self._task.cancel()  # it has never asked for http.disconnect
+        elif self._said is not COMPLETE and task is not None:
+            task.cancel()  # it has never asked for http.disconnect
         if self._room is not None:
             self._room.set()
         self._tell()

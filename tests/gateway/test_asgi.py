@@ -4,11 +4,13 @@ check."""
 import asyncio
 import contextlib
 import functools
+import gc
 import logging
 import shutil
 import subprocess
 import sys
 import time
+import weakref
 
 import gevent
 import pytest
@@ -695,6 +697,28 @@ def test_what_fails_behind_the_response_is_logged_once(caplog):
         assert ask1(server).content == b"done"
     (record,) = errors(caplog)
     assert record.exc_info[0] is ValueError
+
+
+def test_what_is_over_is_freed_without_the_collector():
+    @app
+    async def application(scope, receive, send):
+        tasks.append(weakref.ref(asyncio.current_task()))
+        await receive_all(receive)
+        await asyncio.sleep(0.01)
+        await send(START)
+        await send(body(b"x"))
+
+    tasks = []
+    gc.disable()
+    try:
+        with serving(application) as server:
+            for content in (b"", b"x" * 300_000):
+                ask1(server, "POST", content=content)
+            leave(server, ask1, tasks[:2])
+            until(lambda: len(tasks) == 3)
+            until(lambda: not any(task() for task in tasks))
+    finally:
+        gc.enable()
 
 
 # --- lifespan

@@ -618,6 +618,27 @@ def test_who_does_not_is_cancelled(ask, caplog):
     assert not errors(caplog)
 
 
+def test_what_is_thrown_into_the_request_cancels_the_task(caplog):
+    @app
+    async def application(scope, receive, send):
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            heard.append("cancelled")
+            raise
+
+    def limited(environ, start_response):
+        with gevent.Timeout(0.05):
+            return inner(environ, start_response)
+
+    heard = []
+    inner = geventgate.asgi(application, lifespan="off")
+    with serving(limited) as server:
+        assert ask1(server).status == 500
+        until(lambda: heard)
+    assert len(errors(caplog)) == 1
+
+
 def test_a_peer_that_does_not_read_holds_up_who_sends():
     @app
     async def application(scope, receive, send):

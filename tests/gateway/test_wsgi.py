@@ -328,6 +328,34 @@ def test_exc_info_makes_no_cycle(answer):
         gc.enable()
 
 
+# --- the end
+
+
+def test_what_is_to_be_done_at_the_end_is_done_once_the_last_request_has_ended():
+    def application(environ, start_response):
+        for number in (1, 2):
+            environ["geventgate.at_stop"](call(number))
+        environ["geventgate.draining"].wait()
+        told.append("the request")
+        start_response("200 OK", TEXT)
+        return [b"x"]
+
+    def call(number):
+        def at_stop(seconds):
+            gevent.sleep(0.01)
+            told.append(number)
+            assert 0 <= seconds <= 2.0
+
+        return at_stop
+
+    told = []
+    with running(application) as server, server.connect() as peer:
+        peer.sendall(b"GET / HTTP/1.1\r\nHost: it\r\nConnection: close\r\n\r\n")
+        gevent.sleep(0.05)
+        gevent.joinall([gevent.spawn(server.server.stop) for _ in range(2)], raise_error=True, count=1)
+        assert told == ["the request", 2, 1]  # whoever has stopped it finds all done
+
+
 # --- what an application must not do; the carrier makes a 500 of it
 
 

@@ -6,6 +6,9 @@ from pathlib import Path
 import httpx
 import pytest
 import services
+from chromium import chromium
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
@@ -53,3 +56,22 @@ def test_channels_chat(gate, monkeypatch, layer):
             connect(room, origin="http://evil.example")
         assert refused.value.response.status_code == 403
         server.stop()
+
+
+@pytest.mark.needs("chromium", "chromedriver")
+def test_channels_chat_in_a_browser(gate, tmp_path):
+    server = gate("channels_chat:app", chdir=EXAMPLES)
+    with chromium(tmp_path / "profile") as browser:
+        browser.get(server.url)
+        field = browser.find_element(By.ID, "text")
+        WebDriverWait(browser, 10).until(lambda browser: browser.execute_script("return ws.readyState") == 1)
+        with connect(f"{server.ws_url}/ws/", origin=server.url) as other:
+            other.send(json.dumps({"message": "from afar"}))
+            field.send_keys("from here\n")
+            assert [json.loads(other.recv(5))["message"] for _ in range(2)] == ["from afar", "from here"]
+        WebDriverWait(browser, 10).until(
+            lambda browser: (
+                [item.text for item in browser.find_elements(By.TAG_NAME, "li")] == ["from afar", "from here"]
+            )
+        )
+        assert browser.get_log("browser") == []

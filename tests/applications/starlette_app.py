@@ -317,9 +317,10 @@ async def ticks(websocket):
                 await anyio.sleep(0.01)
 
         group.start_soon(tick)
-        await websocket.receive_text()
+        told = await websocket.receive()
         group.cancel_scope.cancel()
-    await websocket.close()
+    if told["type"] == "websocket.receive":
+        await websocket.close()
 
 
 named = Mount(

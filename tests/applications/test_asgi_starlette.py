@@ -165,11 +165,35 @@ def test_the_application_hears_that_the_client_went(server, client, path, event)
     await_event(client, event)
 
 
-def test_stopping_ends_the_lifespan_and_what_is_in_flight(gate):
+def test_clients_that_go_and_a_stop_leave_nothing_in_the_log(gate):
     server = gate("starlette_app:app")
-    assert httpx.get(f"{server.url}/later").text == "soon"
+    opening = (
+        b"GET /%s HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+        b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    )
+    begun = [
+        b"POST /count HTTP/1.1\r\nHost: h\r\nContent-Length: 1000\r\n\r\nabc",
+        b"POST /form HTTP/1.1\r\nHost:h\r\nContent-Type: multipart/form-data; boundary=x\r\nContent-Length:9\r\n\r\n-",
+        *(b"GET /%s HTTP/1.1\r\nHost: h\r\n\r\n" % path for path in (b"endless", b"threads", b"scopes", b"later")),
+        *(opening % path for path in (b"ticks", b"chat", b"counter")),
+    ]
+    for reset in (False, True):
+        peers = [server.connect() for _ in begun]
+        for peer, data in zip(peers, begun, strict=True):
+            peer.sendall(data)
+        time.sleep(0.05)
+        for peer in peers:
+            if reset:
+                peer.setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))
+            peer.close()
+    with connect(f"{server.ws_url}/chat") as ws:
+        assert httpx.get(f"{server.url}/later").text == "soon"
+        server.process.terminate()
+        with pytest.raises(ConnectionClosed) as closed:
+            ws.recv(5)
+    assert closed.value.rcvd.code == 1001
     assert server.stop() == 0
-    assert "shut down" in server.stderr()
+    assert [line for line in server.stderr().splitlines() if "[INFO]" not in line] == ["shut down"]
 
 
 def test_an_exception_is_500(gate):

@@ -22,6 +22,7 @@ from geventgate import aio
 from geventgate.aio import GeventLoop, run_async, run_blocking
 
 aio.install()
+get_hub().loop.install_sigchld()  # gevent does when it has forked, and misses a child that has ended by then
 native_threads = get_hub().threadpool
 """
 plain_and_patched = pytest.mark.parametrize("patch", ["", PATCH], ids=["plain", "patched"])

@@ -22,9 +22,10 @@ from geventgate import aio
 from geventgate.aio import GeventLoop, run_async, run_blocking
 
 aio.install()
-get_hub().loop.install_sigchld()  # gevent does when it has forked, and misses a child that has ended by then
 native_threads = get_hub().threadpool
 """
+# gevent does when it has forked, and misses a child that has ended by then.
+BEFORE_FORK = "get_hub().loop.install_sigchld()\n"
 plain_and_patched = pytest.mark.parametrize("patch", ["", PATCH], ids=["plain", "patched"])
 
 
@@ -428,7 +429,7 @@ def test_a_child_has_loops_of_its_own(patch: str) -> None:
     gevent.sleep(0.05)
     print(lines == [(parent, b"a line\\n")])
     """
-    assert run(program, patch).splitlines() == ["[] child run", "True"]
+    assert run(BEFORE_FORK + textwrap.dedent(program), patch).splitlines() == ["[] child run", "True"]
 
 
 @plain_and_patched
@@ -451,7 +452,10 @@ def test_a_child_does_not_go_on_in_the_loop_it_was_forked_in(patch: str) -> None
         os._exit(0)
     loop.close()
     """
-    assert run(program, patch).splitlines() == ["this loop is the parent's: a forked child needs its own", "0"]
+    assert run(BEFORE_FORK + textwrap.dedent(program), patch).splitlines() == [
+        "this loop is the parent's: a forked child needs its own",
+        "0",
+    ]
 
 
 @plain_and_patched

@@ -100,7 +100,7 @@ class HubSelector(_Selector):  # type: ignore[misc]
         self._watches = False
         self._parked: Runner | None = None  # in select()
         self._due = False  # it is about to be resumed
-        self._ready = False  # there may be something to read or write
+        self._entered = False  # so it was: to run what is ready, and not to look at descriptors
         self._back: Any = None  # the greenlet that has switched here, and is switched back to
         self._turn_ends = 0.0
         _selectors.add(self)
@@ -128,9 +128,9 @@ class HubSelector(_Selector):  # type: ignore[misc]
             self._park(timeout)
         elif perf_counter() > self._turn_ends:
             self._park(0.0)  # more is to be done, but not before others have had their turn
-        if not self._ready:
+        if self._entered:
+            self._entered = False
             return []
-        self._ready = False
         return super().select(0)  # type: ignore[no-any-return]
 
     def _park(self, timeout: float | None) -> None:
@@ -159,7 +159,6 @@ class HubSelector(_Selector):  # type: ignore[misc]
                 timer.close()
 
     def _readable(self) -> None:
-        self._ready = True
         if self._parked is not None:
             self._parked.switch()
         else:  # a callback blocks: the hub need not look again and again meanwhile
@@ -184,6 +183,7 @@ class HubSelector(_Selector):  # type: ignore[misc]
             self.wake()
             return
         self._back = current
+        self._entered = True
         try:
             self._parked.switch()
         finally:

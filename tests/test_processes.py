@@ -467,6 +467,7 @@ def test_another_server_takes_over(folder):
             unix.await_answers(50)
             until(lambda: pid.read_text() == f"{new}\n" and not (folder / "pid.2").exists())
 
+            until(lambda: len(load.who()) == 2)
             before = load.who()
             os.kill(new, signal.SIGUSR2)
             third = int(server.await_line(r"\(pid (\d+), 2 workers\) serves pid:app on ")[1])

@@ -345,6 +345,7 @@ class HttpCycle:
                 self._reader.kill()  # the rest of the content is the server's
 
     def _respond(self, task: "asyncio.Task[None]") -> Iterable[bytes]:
+        environ = self._environ
         write: Callable[[bytes], object] | None = None
         begun = False
         while True:
@@ -366,17 +367,17 @@ class HttpCycle:
             self._news.clear()
         if self._said is not COMPLETE:
             if self._gone:
-                _report(task)
+                _report(environ, task)
                 raise PeerGone
             _raise_end(task)
         if task.done():
-            _report(task)
+            _report(environ, task)
         else:
-            task.add_done_callback(_report)
+            task.add_done_callback(partial(_report, environ))
         if self._trailers:
-            self._environ["geventgate.send_trailers"](self._trailers)
+            environ["geventgate.send_trailers"](self._trailers)
         if self._path is not None:
-            return self._environ["wsgi.file_wrapper"](open(self._path, "rb"))  # type: ignore[no-any-return]
+            return environ["wsgi.file_wrapper"](open(self._path, "rb"))  # type: ignore[no-any-return]
         return [content]
 
     def _take_actions(self) -> list[Callable[[], object]]:
@@ -783,7 +784,7 @@ class WebSocketCycle:
             self._state = CLOSING
             self._put({"type": "websocket.close", "code": INTERNAL_ERROR if failed else NORMAL})
         if self._state in (CLOSING, CLOSED) or self._refused:
-            _report(task)
+            _report(self._environ, task)
         self._news.set()
 
 
@@ -869,7 +870,7 @@ def _raise_end(task: "asyncio.Task[None]") -> NoReturn:
     raise error
 
 
-def _report(task: "asyncio.Task[None]") -> None:
+def _report(environ: Environ, task: "asyncio.Task[None]") -> None:
     """Of what goes wrong behind a response nobody else will hear."""
     if not task.done() or task.cancelled():
         return
@@ -879,4 +880,6 @@ def _report(task: "asyncio.Task[None]") -> None:
     if isinstance(error, PeerError) or (isinstance(error, BaseExceptionGroup) and not error.split(PeerError)[1]):
         log.debug("the application has noticed that the peer has gone: %r", error)
     else:
-        log.error("the application failed after its response", exc_info=error)
+        request: Request = environ["geventgate.request"]
+        asked = f"{request.method} {request.target!r} from {request.client[0]}"
+        log.error("%s: the application failed after it had answered", asked, exc_info=error)

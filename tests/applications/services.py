@@ -1,5 +1,5 @@
-"""A Redis and a PostgreSQL of a test's own, on free ports of 127.0.0.1 and in a folder that goes with it; and a bridge
-for WebSocket clients that speak no HTTP/2."""
+"""A Redis and a PostgreSQL of a test's own, on free ports of 127.0.0.1 and in a folder that goes with it; the ways to
+serve an application, and clients that go each of them."""
 
 import os
 import pwd
@@ -9,13 +9,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from conftest import free_port
+import httpx
+from conftest import Gate, free_port
 
 BRIDGE = Path(__file__).parents[1] / "http2_bridge.py"
+WAYS = {"http1": [], "http2": ["--h2c"], "workers": ["--workers", "2"]}  # options by name
 START = 30.0  # seconds a service may take to listen, on a busy machine
 
 
@@ -52,6 +54,19 @@ def postgres() -> Iterator[str]:
         command = [programs / "postgres", "-D", data, "-p", str(port), "-h", "127.0.0.1", "-k", folder, "-F"]
         with served(command, port, cwd=folder, **user):
             yield f"postgresql://{owner}@127.0.0.1:{port}/postgres"
+
+
+@contextmanager
+def reached(server: Gate, options: list[str]) -> Iterator[Gate]:
+    """*server*, begun with *options*. Whether its clients speak HTTP/2 is its ``http2``; then ``ws_url`` is a bridge's,
+    for those of WebSockets that do not."""
+    server.http2 = "--h2c" in options
+    with http2_bridge(server.port) if server.http2 else nullcontext(server.ws_url) as server.ws_url:
+        yield server
+
+
+def client_of(server: Gate, **more) -> httpx.Client:
+    return httpx.Client(base_url=server.url, http2=server.http2, http1=not server.http2, **more)
 
 
 @contextmanager

@@ -2,10 +2,9 @@
 
 import json
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 
-import httpx
 import pytest
 import services
 from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -36,14 +35,13 @@ def server(request, redis_url, module_gate, tmp_path_factory):
         patch.setenv("TEST_MIGRATE", "yes")
         patch.setenv("TEST_SQLITE", str(tmp_path_factory.mktemp("sqlite") / "db"))
         server = module_gate("channels_app:app", *options)
-    server.http2 = "--h2c" in options
-    with services.http2_bridge(server.port) if server.http2 else nullcontext(server.ws_url) as server.ws_url:
+    with services.reached(server, options):
         yield server
 
 
 @pytest.fixture
 def client(server):
-    with httpx.Client(base_url=server.url, http2=server.http2, http1=not server.http2) as client:
+    with services.client_of(server) as client:
         yield client
 
 

@@ -7,7 +7,6 @@ import pytest
 import services
 from websockets.sync.client import connect
 
-WAYS = {"http1": [], "http2": ["--h2c"], "workers": ["--workers", "2"]}
 EXPECTED = {
     "redis": [["0", "1", "2"], 10],
     "pubsub": "news",
@@ -28,22 +27,23 @@ def urls():
         yield {"TEST_REDIS": redis, "TEST_POSTGRES": postgres}
 
 
-@pytest.fixture(scope="module", params=WAYS)
+@pytest.fixture(scope="module", params=services.WAYS)
 def server(request, urls, module_gate, tmp_path_factory):
+    options = services.WAYS[request.param]
     with pytest.MonkeyPatch.context() as patch:
         for name, url in urls.items():
             patch.setenv(name, url)
         patch.setenv("TEST_SQLITE", str(tmp_path_factory.mktemp("sqlite") / "db"))
-        server = module_gate("databases_app:application", *WAYS[request.param])
-    server.http2 = request.param == "http2"
+        server = module_gate("databases_app:application", *options)
     for kind in ("sqlite", "postgres"):
         assert httpx.get(f"{server.url}/create/{kind}", timeout=20).text == "created"
-    return server
+    with services.reached(server, options):
+        yield server
 
 
 @pytest.fixture
 def client(server):
-    with httpx.Client(base_url=server.url, http2=server.http2, http1=not server.http2, timeout=20) as client:
+    with services.client_of(server, timeout=20) as client:
         yield client
 
 

@@ -2,7 +2,6 @@
 
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from pathlib import Path
 
 import httpx
@@ -12,21 +11,19 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 SOURCE = (Path(__file__).parent / "fastapi_app.py").read_bytes()
-WAYS = {"http1": [], "http2": ["--h2c"], "workers": ["--workers", "2"]}
 
 
-@pytest.fixture(scope="module", params=WAYS)
+@pytest.fixture(scope="module", params=services.WAYS)
 def any_server(request, module_gate):
-    server = module_gate("fastapi_app:app", *WAYS[request.param])
-    server.http2 = request.param == "http2"
-    with services.http2_bridge(server.port) if server.http2 else nullcontext(server.ws_url) as server.ws_url:
+    options = services.WAYS[request.param]
+    with services.reached(module_gate("fastapi_app:app", *options), options) as server:
         yield server
 
 
 @pytest.fixture
 def any_client(any_server):
     """Of each way to be served."""
-    with httpx.Client(base_url=any_server.url, http2=any_server.http2, http1=not any_server.http2) as client:
+    with services.client_of(any_server) as client:
         yield client
 
 

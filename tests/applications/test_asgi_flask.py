@@ -3,22 +3,20 @@
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-import httpx
 import pytest
+import services
 
-WAYS = {"http1": [], "http2": ["--h2c"], "workers": ["--workers", "2"]}
 
-
-@pytest.fixture(scope="module", params=WAYS)
+@pytest.fixture(scope="module", params=services.WAYS)
 def server(request, module_gate):
-    server = module_gate("asyncio_app:app", *WAYS[request.param])
-    server.http2 = request.param == "http2"
-    return server
+    options = services.WAYS[request.param]
+    with services.reached(module_gate("asyncio_app:app", *options), options) as server:
+        yield server
 
 
 @pytest.fixture
 def client(server):
-    with httpx.Client(base_url=server.url, http2=server.http2, http1=not server.http2) as client:
+    with services.client_of(server) as client:
         yield client
         assert client.get("/seen").json() == []  # a running loop, by no greenlet but its own
 

@@ -2,7 +2,6 @@
 
 cimport cython
 from cpython.bytes cimport PyBytes_FromStringAndSize
-from cpython.object cimport PyObject
 from libc.stdint cimport uint32_t
 from libc.string cimport memcmp
 

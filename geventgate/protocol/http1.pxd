@@ -9,6 +9,7 @@ cdef class Content:
     cdef public Py_ssize_t remaining
     cdef public tuple trailers
     cpdef tuple decode(self, bytes buffer, Py_ssize_t start, Py_ssize_t size)
+    cpdef note(self, Py_ssize_t count)
 
 
 cdef class ChunkedContent(Content):

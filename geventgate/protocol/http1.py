@@ -266,9 +266,13 @@ class Content:
         (b"", 0) asks for more bytes, unless ``ended``; (b"", n) for another call.
         """
         data = buffer[start : start + min(size, self.remaining)]
-        self.remaining -= len(data)
-        self.ended = self.remaining == 0
+        self.note(len(data))
         return data, len(data)
+
+    def note(self, count: int) -> None:
+        """*count* bytes of it, ``plain``, were taken."""
+        self.remaining -= count
+        self.ended = self.remaining == 0
 
 
 class _Expect(Enum):

@@ -267,8 +267,7 @@ class Http1Exchange(CarriedExchange):
         count = stream.receive_into(buffer[: content.remaining])
         if not count:
             raise PeerGone("the request's content was cut short")
-        content.remaining -= count
-        content.ended = content.remaining == 0
+        content.note(count)
         return count
 
     def take_whole(self) -> bytes | None:
@@ -280,8 +279,7 @@ class Http1Exchange(CarriedExchange):
             return None
         data = stream.inbox[stream.start : stream.start + size]
         stream.take(size)
-        content.remaining = 0
-        content.ended = True
+        content.note(size)
         return data
 
     def _send_continue(self) -> None:

@@ -58,14 +58,14 @@ native: $(VENV)/.dev
 # Without what weighs memory closely, since redzones weigh too, without curl, which does not run under it, and without the
 # fuzzers, which bring an ASan of their own.
 asan: CFLAGS := -fsanitize=address,undefined --param=asan-stack=0 -fno-omit-frame-pointer -g -O1
-asan: UNWEIGHED := not bomb_of_256_mib and not nobody_reads_costs and not without_a_window
+asan: LEFT_OUT := not curl and not bomb_of_256_mib and not nobody_reads and not without_a_window
 asan: $(VENV)/.dev
 	$(COMPILE)
 	$(IN_COPY) LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libstdc++.so.6)" \
 		UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
 		ASAN_OPTIONS=detect_leaks=0:quarantine_size_mb=1:log_path=$(abspath build/$@/build/found) \
 		$(abspath $(BIN))/python -m pytest -n $(JOBS) --dist worksteal \
-		$(or $(ARGS),$(filter-out tests/applications/% tests/fuzz,$(COMPILED)) -k "$(UNWEIGHED)")
+		$(or $(ARGS),$(filter-out tests/applications/% tests/fuzz,$(COMPILED)) -k "$(LEFT_OUT)")
 
 cov: $(VENV)/.dev                  ## branches, in the servers that the tests start too
 	rm -f .coverage .coverage.*

@@ -14,6 +14,7 @@ from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, StreamingResponse
 from starlette.routing import Mount, Route, WebSocketRoute
+from starlette.websockets import WebSocketDisconnect
 
 events: list[str] = []
 request_name: ContextVar[str] = ContextVar("request_name", default="nobody")
@@ -312,9 +313,10 @@ async def ticks(websocket):
     async with anyio.create_task_group() as group:
 
         async def tick():
-            for number in range(1000):
-                await websocket.send_json(number)
-                await anyio.sleep(0.01)
+            with contextlib.suppress(WebSocketDisconnect):  # either task may be the first to hear of the end
+                for number in range(1000):
+                    await websocket.send_json(number)
+                    await anyio.sleep(0.01)
 
         group.start_soon(tick)
         told = await websocket.receive()
